@@ -1,0 +1,13 @@
+"""One clear line for a parameter that makes no sense."""
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise ValueError unless value >= least (NaN never is)."""
+    if not value >= least:
+        raise ValueError(f"{name}={value}: must be at least {least}")
+
+
+def positive(name: str, value: float) -> None:
+    """Raise ValueError unless 0 < value < infinity."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value}: must be a positive finite number")

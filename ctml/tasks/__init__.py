@@ -1,0 +1,9 @@
+"""Where tasks come from."""
+
+from ctml.tasks.few_shot import FewShot
+from ctml.tasks.linear_regression import LinearRegression
+from ctml.tasks.logistic import Logistic
+from ctml.tasks.quadratic import Quadratic
+from ctml.tasks.sinusoid import Sinusoid
+
+__all__ = ["FewShot", "LinearRegression", "Logistic", "Quadratic", "Sinusoid"]

@@ -1,0 +1,110 @@
+"""The words and shapes that every part of ctml shares.
+
+Invariants:
+    * The first axis of everything that belongs to a task is `tasks`.
+    * Parameters are plain dictionaries name -> tensor. A parameter of shape `p.shape` is shared by all tasks;
+      one of shape `(tasks, *p.shape)` belongs to each task.
+    * Class labels are int64 in 0 .. ways-1; regression targets are float `(tasks, n, out)`.
+
+Glossary of axis names, as they stand in the shape annotations:
+    tasks     tasks of a meta-batch
+    ways      classes of a task (N in "N-way K-shot")
+    shots     labelled examples per class in the support set (K)
+    support   examples of a support set, ways * shots (also called D^train or S)
+    query     examples of a query set (also called D^test or Q)
+    features  width of an embedding (d)
+    steps     inner gradient steps
+    stages    stages of a Runge-Kutta method
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Named parameters; shared, or with a leading `tasks` axis."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps outputs (tasks, n, ...) and targets (tasks, n, ...) to one loss per task (tasks,)."""
+
+
+class Examples(NamedTuple):
+    """Inputs with their targets, for a batch of tasks at once."""
+
+    x: Shaped[Tensor, "tasks n *features"]
+    y: Shaped[Tensor, "tasks n *out"]
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """A meta-batch: what each task adapts to (support) and what it is judged on (query)."""
+
+    support: Examples
+    query: Examples
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.support.x)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TaskBatch":
+        """Apply one function to all four tensors."""
+        return TaskBatch(Examples(*map(function, self.support)), Examples(*map(function, self.query)))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "TaskBatch":
+        """Move to a device and cast the floating-point tensors (labels keep their type)."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def split(self, size: int | None) -> list["TaskBatch"]:
+        """Cut into meta-batches of at most `size` tasks; None leaves it whole."""
+        if size is None or size >= self.n_tasks:
+            return [self]
+        return [self.map(lambda t, i=i: t[i : i + size]) for i in range(0, self.n_tasks, size)]
+
+
+@dataclass(frozen=True)
+class ClassPool:
+    """Examples grouped by class: what loaders return and the few-shot sampler draws from.
+
+    Args:
+        examples: `(n, *features)`, sorted by class; uint8 images `(n, channels, height, width)` or floats.
+        counts: `(classes,)` int64, examples of each class; classes may differ in size.
+        names: one name per class.
+        source: where they come from ("omniglot/train"); shown in every figure and claim.
+    """
+
+    examples: Shaped[Tensor, "n *features"]
+    counts: Int[Tensor, " classes"]
+    names: tuple[str, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.names):
+            raise ValueError(f"counts={len(self.counts)} classes, but names has {len(self.names)}; give one name per class")
+        if int(self.counts.sum()) != len(self.examples):
+            raise ValueError(
+                f"counts sum to {int(self.counts.sum())}, but there are {len(self.examples)} examples; sort them by class"
+            )
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.counts)
+
+    def to(self, device: torch.device | str) -> "ClassPool":
+        """Move the examples to a device, where the sampler then draws whole meta-batches."""
+        return ClassPool(self.examples.to(device), self.counts.to(device), self.names, self.source)
+
+
+class TaskDistribution(Protocol):
+    """Anything that draws meta-batches."""
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
+        """Draw `n_tasks` tasks from the generator's stream."""
+        ...
+
+
