@@ -1,0 +1,43 @@
+"""ctml: a reproducible companion to five papers on meta-learning in continuous time.
+
+    maml_ode    Xu, Chen, Karbasi, Meta Learning in the Continuous Time Limit
+    rk_maml     Im, Jiang, Verma, Model-Agnostic Meta-Learning using Runge-Kutta Methods
+    comln       Deleu et al., Continuous-Time Meta-Learning with Forward Mode Differentiation
+    fo_b_maml   Chayti, Jaggi, A New First-Order Meta-Learning Algorithm with Convergence Guarantees
+    anil        Ji, Lee, Liang, Poor, Convergence of Meta-Learning with Task-Specific Adaptation over Partial Parameters
+
+Start with `notebooks/00_tour.ipynb`.
+"""
+
+from ctml.learners import ANIL, MAML, Learner, Reptile
+from ctml.losses import accuracy, cross_entropy, mse
+from ctml.rng import generator
+from ctml.statistics import interval
+from ctml.training import History, MetaTest, NonFiniteMetaGradient, Validation, meta_test, meta_train
+from ctml.types import ClassPool, Examples, Loss, Params, TaskBatch, TaskDistribution
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANIL",
+    "MAML",
+    "ClassPool",
+    "Examples",
+    "History",
+    "Learner",
+    "Loss",
+    "MetaTest",
+    "NonFiniteMetaGradient",
+    "Params",
+    "Reptile",
+    "TaskBatch",
+    "TaskDistribution",
+    "Validation",
+    "accuracy",
+    "cross_entropy",
+    "generator",
+    "interval",
+    "meta_test",
+    "meta_train",
+    "mse",
+]

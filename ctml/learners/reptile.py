@@ -1,0 +1,49 @@
+"""Reptile: move the initialisation towards where each task's own training ends (Nichol, Achiam, Schulman 2018).
+
+    phi_i = K steps of gradient descent on task i from theta,   theta <- theta + epsilon mean_i (phi_i - theta)
+
+`.grad` holds mean_i (theta - phi_i), so plain SGD with rate epsilon is the update above. Training does not tell support
+from query: the inner loop runs over all examples of a task, in disjoint mini-batches, one per step.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ctml import trees
+from ctml.learners.maml import MAML
+from ctml.types import Examples, Loss, TaskBatch
+
+
+class Reptile(MAML):
+    """Meta-learn an initialisation close to the tasks' solutions, without a meta-loss.
+
+    Args:
+        model, loss, inner_lr, tasks_at_once: as in `MAML`.
+        inner_steps: mini-batch steps K; with K = 1 Reptile is joint training, so at least 2.
+
+    Raises:
+        ValueError: if `inner_steps` is below 2.
+    """
+
+    def __init__(self, model, loss: Loss, *, inner_lr: float, inner_steps: int = 5, tasks_at_once: int | None = None):
+        if inner_steps < 2:
+            raise ValueError(f"inner_steps={inner_steps}: Reptile with one step is joint training; take at least 2")
+        super().__init__(
+            model, loss, inner_lr=inner_lr, inner_steps=inner_steps, order="first", tasks_at_once=tasks_at_once
+        )
+
+    @torch.no_grad()
+    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
+        """Fill `.grad` with mean_i (theta - phi_i); return each task's loss on all its examples at phi_i."""
+        self.zero_grad()
+        losses = []
+        for part in batch.split(self.tasks_at_once):
+            x, y = (torch.cat(pair, dim=1) for pair in zip(part.support, part.query, strict=True))
+            start = phi = self.expanded(part.support)
+            for step in range(self.inner_steps):
+                # Examples are ordered by class, so every K-th one makes a mini-batch with all classes in it.
+                phi = self.inner_step(phi, Examples(x[:, step :: self.inner_steps], y[:, step :: self.inner_steps]))
+            self.accumulate(trees.sub(start, phi), 1 / batch.n_tasks)
+            losses.append(self.loss(self.forward(phi, x), y))
+        return torch.cat(losses)
