@@ -19,7 +19,7 @@ Glossary of axis names, as they stand in the shape annotations:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Shaped
@@ -100,6 +100,7 @@ class ClassPool:
         return ClassPool(self.examples.to(device), self.counts.to(device), self.names, self.source)
 
 
+@runtime_checkable
 class TaskDistribution(Protocol):
     """Anything that draws meta-batches."""
 
