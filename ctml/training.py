@@ -99,7 +99,9 @@ def meta_train(
         run.resume(checkpoint)
     history = run.history
 
-    for step in tqdm(range(history.steps, steps), initial=history.steps, total=steps, disable=not progress, leave=False):
+    for step in tqdm(
+        range(history.steps, steps), initial=history.steps, total=steps, disable=not progress, leave=False
+    ):
         batch = tasks.sample(meta_batch, stream).to(device)
         losses = learner.meta_gradient(batch)
         _refuse_non_finite(learner, losses, step, checkpoint)
@@ -156,7 +158,8 @@ class _Run:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["settings"] != self.settings:
             raise ValueError(
-                f"checkpoint={path} was written with {state['settings']}, this run has {self.settings}; name another file or delete it"
+                f"checkpoint={path} was written with {state['settings']}, this run has {self.settings}; "
+                "name another file or delete it"
             )
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -172,10 +175,13 @@ def _refuse_non_finite(learner: Learner, losses: Tensor, step: int, checkpoint: 
     if torch.isfinite(sum((g.sum() for g in gradients), start=losses.sum())):
         return
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-    which = f"tasks {bad} of the meta-batch have a non-finite loss" if bad else "the losses are finite, the gradient is not"
+    which = (
+        f"tasks {bad} of the meta-batch have a non-finite loss" if bad else "the losses are finite, the gradient is not"
+    )
     kept = f"; the last good checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
     raise NonFiniteMetaGradient(
-        f"meta-gradient at step {step} is not finite: {which}. Try a smaller inner_lr, fewer inner_steps or a smaller outer rate{kept}"
+        f"meta-gradient at step {step} is not finite: {which}. "
+        f"Try a smaller inner_lr, fewer inner_steps or a smaller outer rate{kept}"
     )
 
 

@@ -84,10 +84,13 @@ class ClassPool:
 
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.names):
-            raise ValueError(f"counts={len(self.counts)} classes, but names has {len(self.names)}; give one name per class")
+            raise ValueError(
+                f"counts={len(self.counts)} classes, but names has {len(self.names)}; give one name per class"
+            )
         if int(self.counts.sum()) != len(self.examples):
             raise ValueError(
-                f"counts sum to {int(self.counts.sum())}, but there are {len(self.examples)} examples; sort them by class"
+                f"counts sum to {int(self.counts.sum())}, but there are {len(self.examples)} examples; "
+                "give the examples sorted by class and how many each has"
             )
 
     @property
@@ -107,5 +110,3 @@ class TaskDistribution(Protocol):
     def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
         """Draw `n_tasks` tasks from the generator's stream."""
         ...
-
-

@@ -27,7 +27,9 @@ class ANIL(MAML):
     def __init__(self, model: nn.Module, loss: Loss, **options):
         super().__init__(model, loss, **options)
         if not (hasattr(model, "features") and hasattr(model, "head")):
-            raise ValueError(f"model={type(model).__name__}: ANIL needs its features(x, context) and its head; see ctml.models")
+            raise ValueError(
+                f"model={type(model).__name__}: ANIL needs its features(x, context) and its head; see ctml.models"
+            )
         if self.order == "hessian-free":
             raise ValueError("order='hessian-free': ANIL's exact meta-gradient is cheap; use order='second' or 'first'")
 

@@ -71,7 +71,7 @@ class Learner(nn.Module):
         return torch.cat(losses)
 
     def accumulate(self, gradients: Params, weight: float) -> None:
-        """Add weight * the sum over tasks of an estimator's per-task gradients to `.grad`, for those who state their own."""
+        """Add weight * (sum over tasks of the per-task gradients) to `.grad`, for methods with their own estimator."""
         for name, parameter in self.shared().items():
             total = weight * gradients[name].sum(0)
             parameter.grad = total if parameter.grad is None else parameter.grad.add_(total)

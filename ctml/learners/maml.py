@@ -9,8 +9,6 @@ Three orders of the same method:
     hessian-free  H_k v by central differences of gradients (HF-MAML; Fallah, Mokhtari, Ozdaglar 2020)
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from ctml.checks import at_least, positive
 from ctml.learners.base import Learner
 from ctml.types import Examples, Loss, Params, TaskBatch
 
-Order = Literal["second", "first", "hessian-free"]
+ORDERS = ("second", "first", "hessian-free")
 
 
 class MAML(Learner):
@@ -41,7 +39,7 @@ class MAML(Learner):
         *,
         inner_lr: float,
         inner_steps: int = 1,
-        order: Order = "second",
+        order: str = "second",
         difference: float = 1e-3,
         tasks_at_once: int | None = None,
     ):
@@ -49,8 +47,8 @@ class MAML(Learner):
         positive("inner_lr", inner_lr)
         at_least("inner_steps", inner_steps, 0)
         positive("difference", difference)
-        if order not in Order.__args__:
-            raise ValueError(f"order={order!r}: must be one of {', '.join(Order.__args__)}")
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
         self.inner_lr, self.inner_steps, self.order, self.difference = inner_lr, inner_steps, order, difference
 
     def inner_step(self, params: Params, support: Examples) -> Params:

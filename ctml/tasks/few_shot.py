@@ -38,12 +38,14 @@ class FewShot:
         at_least("queries", self.queries, 1)
         if self.ways > self.pool.n_classes:
             raise ValueError(
-                f"ways={self.ways}: {self.pool.source} has only {self.pool.n_classes} classes; choose fewer ways or another split"
+                f"ways={self.ways}: {self.pool.source} has only {self.pool.n_classes} classes; "
+                "choose fewer ways or another split"
             )
         smallest = int(self.pool.counts.argmin())
         if self.shots + self.queries > int(self.pool.counts[smallest]):
             raise ValueError(
-                f"shots={self.shots} + queries={self.queries}: class {self.pool.names[smallest]!r} of {self.pool.source} has only "
+                f"shots={self.shots} + queries={self.queries}: class {self.pool.names[smallest]!r} "
+                f"of {self.pool.source} has only "
                 f"{int(self.pool.counts[smallest])} examples; choose fewer shots or queries"
             )
 

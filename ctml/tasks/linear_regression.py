@@ -45,4 +45,6 @@ class LinearRegression:
         x = normal(self.shots + self.queries, self.dim) * scales
         w = self.centre + self.spread * normal(self.dim, 1)
         y = x @ w + self.noise * normal(self.shots + self.queries, 1)
-        return TaskBatch(Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :]))
+        return TaskBatch(
+            Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :])
+        )

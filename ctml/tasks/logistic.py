@@ -44,4 +44,6 @@ class Logistic:
         w = self.size * normal(self.dim, 1) + self.spread * normal(n_tasks, self.dim, 1)
         chance = torch.sigmoid(x @ w)[..., 0]
         y = (torch.rand(n_tasks, n, generator=generator, device=generator.device) < chance).long()
-        return TaskBatch(Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :]))
+        return TaskBatch(
+            Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :])
+        )

@@ -35,7 +35,7 @@ class Quadratic:
         spread: float = 2.0,
         shared_hessian: bool = False,
     ) -> "Quadratic":
-        """Draw tasks with eigenvalues uniform in `curvature`, random eigenvectors and c_i ~ spread * N(0, I); float64."""
+        """Draw tasks in float64: eigenvalues uniform in `curvature`, random eigenvectors, c_i ~ spread * N(0, I)."""
         at_least("n_tasks", n_tasks, 1)
         at_least("dim", dim, 1)
         positive("curvature[0]", curvature[0])

@@ -38,4 +38,6 @@ class Sinusoid:
 
         x = uniform(self.domain, self.shots + self.queries)
         y = uniform(self.amplitude, 1) * torch.sin(x - uniform(self.phase, 1))
-        return TaskBatch(Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :]))
+        return TaskBatch(
+            Examples(x[:, : self.shots], y[:, : self.shots]), Examples(x[:, self.shots :], y[:, self.shots :])
+        )
