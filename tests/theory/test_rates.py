@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from ctml.rng import generator
+from ctml.theory import rates
+
+
+def test_power_law_is_read_off_exactly():
+    x = torch.tensor([0.1, 0.2, 0.4, 0.8])
+    fit = rates.power(x, 3 * x**2.5)
+    assert fit.value == pytest.approx(2.5, abs=1e-6)
+    assert fit.standard_error < 1e-5
+
+
+def test_decay_is_positive_and_growth_negative():
+    t = torch.linspace(0, 4, 30, dtype=torch.float64)
+    assert rates.exponential(t, 7 * torch.exp(-0.7 * t)).value == pytest.approx(0.7, abs=1e-12)
+    assert rates.exponential(t, torch.exp(0.2 * t)).value == pytest.approx(-0.2, abs=1e-12)
+
+
+def test_standard_error_covers_the_truth_as_often_as_it_says():
+    """About 68% of slopes lie within one standard error when the noise is Gaussian."""
+    t = torch.linspace(0, 1, 40, dtype=torch.float64)
+    noise = 0.1 * torch.randn(400, 40, generator=generator(0, "noise"), dtype=torch.float64)
+    fits = [rates.exponential(t, torch.exp(-2 * t + e)) for e in noise]
+    covered = sum(abs(f.value - 2) < f.standard_error for f in fits) / len(fits)
+    assert 0.60 < covered < 0.75
+
+
+@pytest.mark.parametrize(
+    "x, y, names",
+    [
+        ([1.0, 2.0, 3.0], [1.0, 0.0, 2.0], r"y\[1\]=0.0"),
+        ([1.0, 2.0, 3.0], [1.0, float("nan"), 2.0], r"y\[1\]=nan"),
+        ([1.0, 2.0], [1.0, 2.0], "at least three"),
+        ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "all x are equal"),
+    ],
+)
+def test_bad_input_is_named(x, y, names):
+    with pytest.raises(ValueError, match=names):
+        rates.power(torch.tensor(x), torch.tensor(y))
