@@ -1,0 +1,189 @@
+"""The papers' claims, written down before the run in `claims.toml`, and the verdicts that samples earn.
+
+Invariant: a verdict is computed from samples by the rule in the file; nobody types one. NaN never reproduces anything.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctml.companion.project import PRESETS, Notebook
+from ctml.companion.rules import RuleError, evaluate, read_rule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED = "reproduced", "same trend", "not reproduced", "not assessed"
+KINDS = ("number", "order", "rate", "identity")
+SOURCES = ("seen", "derived", "unverified", "ours")
+
+
+class ClaimError(ValueError):
+    """A claims file, or a use of a claim, that is wrong."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper and the rule by which samples decide it.
+
+    Attributes:
+        id: paper slug and place, as in `comln-t2-r3`.
+        says: the statement in one sentence.
+        where: table, figure, theorem or equation.
+        kind: number, order, rate or identity.
+        notebook: the notebook that decides it, by the name of its file.
+        accept: rule for "reproduced" over named samples; `value` stands for the paper's number.
+        judged_at: quick or paper, the smallest preset at which samples may decide.
+        source: seen (in the paper), derived (by us from it), unverified (quoted elsewhere), ours (not the paper's).
+        trend: weaker rule for "same trend".
+        value: the paper's number.
+        measure: expression of the number to show beside the claim; otherwise the first sample's mean is shown.
+        data: data set without which the claim cannot be decided.
+    """
+
+    id: str
+    says: str
+    where: str
+    kind: str
+    notebook: str
+    accept: str
+    judged_at: str
+    source: str
+    trend: str | None = None
+    value: float | None = None
+    measure: str | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim in one run."""
+
+    claim: Claim
+    verdict: str
+    measured: str
+    reason: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the verdict as one flat record, which is what `claims.json` holds."""
+        shown = ("id", "says", "where", "kind", "value", "accept", "trend", "judged_at", "source")
+        row = {name: value for name, value in asdict(self.claim).items() if name in shown}
+        return {**row, "verdict": self.verdict, "measured": self.measured, "reason": self.reason}
+
+    def _repr_markdown_(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return (
+            f"**{self.verdict}**{reason}: {self.claim.says} *({self.claim.where}; `{self.claim.id}`)* "
+            f"Rule: `{self.claim.accept}`. Measured: {self.measured}."
+        )
+
+    def __repr__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.verdict}{reason}: {self.claim.id}, {self.measured}; rule: {self.claim.accept}"
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Read and check one `claims.toml`; no file means no claims.
+
+    Raises:
+        ClaimError: naming the file, the claim and what is wrong with it.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ClaimError(f"{path} is no valid TOML: {error}") from None
+    if set(content) - {"claim"}:
+        raise ClaimError(f"{path} holds only [[claim]] tables, not {', '.join(sorted(set(content) - {'claim'}))}.")
+    claims = [_read(entry, number, path) for number, entry in enumerate(content.get("claim", []), start=1)]
+    ids = [claim.id for claim in claims]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        raise ClaimError(f"{path} has the claim {', '.join(twice)} twice.")
+    return claims
+
+
+def claims_of(notebook: Notebook) -> dict[str, Claim]:
+    """Return the claims that a notebook must decide, by id."""
+    return {c.id: c for c in read_claims(notebook.source.parent / "claims.toml") if c.notebook == notebook.title}
+
+
+def _read(entry: Mapping[str, Any], number: int, path: Path) -> Claim:
+    name = f"{path}: claim {entry.get('id', f'number {number}')!r}"
+    known = {field.name: field for field in fields(Claim)}
+    needed = [n for n in known if n not in ("trend", "value", "measure", "data")]
+    if missing := [n for n in needed if n not in entry]:
+        raise ClaimError(f"{name} lacks {', '.join(missing)}.")
+    if unknown := sorted(set(entry) - set(known)):
+        raise ClaimError(f"{name} has the unknown field {', '.join(unknown)}; known: {', '.join(known)}.")
+    for field, value in entry.items():
+        if field == "value":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ClaimError(f"{name}: value must be a finite number, not {value!r}.")
+        elif not isinstance(value, str) or not value.strip():
+            raise ClaimError(f"{name}: {field} must be text, not {value!r}.")
+    for field, allowed in (("kind", KINDS), ("source", SOURCES), ("judged_at", PRESETS[1:])):
+        if entry[field] not in allowed:
+            raise ClaimError(f"{name}: {field} must be one of {', '.join(allowed)}, not {entry[field]!r}.")
+    slug = path.parent.name
+    if slug != "notebooks" and not entry["id"].startswith((f"{slug}-", f"{slug.replace('_', '-')}-")):
+        raise ClaimError(f"{name} must begin with the paper's slug, {slug}-.")
+    if not (path.parent / f"{entry['notebook']}.py").is_file():
+        raise ClaimError(f"{name} names the notebook {entry['notebook']!r}, which is not in {path.parent}.")
+    for field in ("accept", "trend", "measure"):
+        if field in entry:
+            try:
+                _, names = read_rule(entry[field])
+            except RuleError as error:
+                raise ClaimError(f"{name}: {field}: {error}.") from None
+            if "value" in names and "value" not in entry:
+                raise ClaimError(f"{name}: {field} uses value, but the claim states none.")
+    return Claim(**entry)
+
+
+def judge(claim: Claim, samples: Mapping[str, Any], *, unassessed: str = "") -> Verdict:
+    """Decide a claim from its samples.
+
+    Args:
+        unassessed: why the samples may not decide, if so (preset, data, changed parameters).
+
+    Raises:
+        ClaimError: when the rule cannot be applied to these samples.
+    """
+    arrays = {name: np.asarray(value, float) for name, value in samples.items() if value is not None}
+    given = arrays if claim.value is None else {**arrays, "value": claim.value}
+    if not arrays or any(sample.size == 0 for sample in arrays.values()):
+        return Verdict(claim, NOT_ASSESSED, "nothing", unassessed or "no samples were given")
+    broken = [name for name, sample in arrays.items() if np.isnan(sample).any()]
+    try:
+        reproduced = bool(np.all(evaluate(claim.accept, given)))
+        trend = claim.trend is not None and bool(np.all(evaluate(claim.trend, given)))
+        measured = _measured(claim, arrays, given)
+    except RuleError as error:
+        raise ClaimError(f"claim {claim.id!r}: {error}.") from None
+    if unassessed:
+        return Verdict(claim, NOT_ASSESSED, measured, unassessed)
+    if broken:
+        return Verdict(claim, NOT_REPRODUCED, measured, f"NaN in {', '.join(broken)}")
+    if reproduced:
+        return Verdict(claim, REPRODUCED, measured)
+    return Verdict(claim, SAME_TREND if trend else NOT_REPRODUCED, measured)
+
+
+def _measured(claim: Claim, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> str:
+    if claim.measure is not None:
+        return f"{float(np.mean(evaluate(claim.measure, given))):.4g}"
+    parts = []
+    for name, sample in arrays.items():
+        if sample.size == 1:
+            parts.append(f"{name} {sample.item():.4g}")
+        else:
+            parts.append(f"{name} {sample.mean():.4g} [{sample.min():.4g}, {sample.max():.4g}] n={sample.size}")
+    return "; ".join(parts)

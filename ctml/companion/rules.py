@@ -1,0 +1,150 @@
+"""Acceptance rules of claims: small expressions over named samples, read from `claims.toml` and never executed as code.
+
+Invariant: a rule can only compare, calculate and call the functions listed here; everything else is refused when the
+file is read, long before a result exists.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class RuleError(ValueError):
+    """A rule that cannot be read or does not fit its samples."""
+
+
+def ci_low(sample: Any, level: float = 0.95) -> float:
+    """Return the lower end of the t-interval of the mean."""
+    return _interval(sample, level)[0]
+
+
+def ci_high(sample: Any, level: float = 0.95) -> float:
+    """Return the upper end of the t-interval of the mean."""
+    return _interval(sample, level)[1]
+
+
+def overlaps(low: float, high: float, other_low: float, other_high: float) -> bool:
+    """Tell whether two intervals have a point in common."""
+    return bool(low <= other_high and other_low <= high)
+
+
+def slope(x: Any, y: Any) -> float:
+    """Return the least-squares slope of y over x, which is the order of a method when both are logarithms."""
+    x, y = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+    if x.size != y.size or x.size < 2:
+        raise RuleError(f"slope needs two samples of equal size, two values or more: got {x.size} and {y.size}")
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def _interval(sample: Any, level: float) -> tuple[float, float]:
+    from scipy import stats
+
+    values = np.asarray(sample, float).ravel()
+    if values.size < 2:
+        raise RuleError(f"an interval needs two values or more, got {values.size}")
+    half = stats.t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": np.abs, "min": np.min, "max": np.max, "mean": np.mean, "median": np.median, "sum": np.sum,
+    "all": np.all, "any": np.any, "len": np.size, "log": np.log, "log2": np.log2, "log10": np.log10,
+    "sqrt": np.sqrt, "diff": np.diff, "first": lambda s: np.ravel(s)[0], "last": lambda s: np.ravel(s)[-1],
+    "ci_low": ci_low, "ci_high": ci_high, "overlaps": overlaps, "slope": slope,
+}  # fmt: skip
+
+_BINARY = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}  # fmt: skip
+_COMPARE = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne,
+}  # fmt: skip
+
+
+def read_rule(text: str) -> tuple[ast.expr, set[str]]:
+    """Return a rule's expression and the names of its samples.
+
+    Raises:
+        RuleError: naming what a rule may not contain.
+    """
+    try:
+        rule = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise RuleError(f"cannot read the rule {text!r}: {error.msg}") from None
+    names: set[str] = set()
+    _check(rule, names)
+    return rule, names
+
+
+def evaluate(text: str, samples: Mapping[str, Any]) -> Any:
+    """Return the value of a rule over samples.
+
+    Raises:
+        RuleError: when a sample is missing or has the wrong size, or the value cannot be calculated.
+    """
+    rule, names = read_rule(text)
+    if missing := sorted(names - set(samples)):
+        raise RuleError(
+            f"the rule {text!r} needs the sample {', '.join(missing)}; given: {', '.join(samples) or 'none'}"
+        )
+    try:
+        with np.errstate(all="ignore"):
+            return _value(rule, samples)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise RuleError(f"the rule {text!r} cannot be calculated: {error}") from None
+
+
+def _check(node: ast.expr, names: set[str]) -> None:
+    match node:
+        case ast.Constant(value=bool() | int() | float()):
+            pass
+        case ast.Name(id=name):
+            names.add(name)
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() | ast.Not(), operand=operand):
+            _check(operand, names)
+        case ast.BinOp(left=left, right=right, op=op) if type(op) in _BINARY:
+            _check(left, names)
+            _check(right, names)
+        case ast.BoolOp(values=values):
+            for value in values:
+                _check(value, names)
+        case ast.Compare(left=left, comparators=others, ops=ops) if all(type(op) in _COMPARE for op in ops):
+            for value in (left, *others):
+                _check(value, names)
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            for argument in arguments:
+                _check(argument, names)
+        case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
+            raise RuleError(f"a rule knows no function {name!r}; it knows {', '.join(FUNCTIONS)}")
+        case _:
+            raise RuleError(f"a rule may compare, calculate and call functions, not {ast.unparse(node)!r}")
+
+
+def _value(node: ast.expr, samples: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return samples[name]
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not bool(np.all(_value(operand, samples)))
+        case ast.UnaryOp(op=op, operand=operand):
+            value = _value(operand, samples)
+            return -value if isinstance(op, ast.USub) else value
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_value(left, samples), _value(right, samples))  # pyright: ignore[reportArgumentType]
+        case ast.BoolOp(op=op, values=values):
+            truths = [bool(np.all(_value(value, samples))) for value in values]
+            return all(truths) if isinstance(op, ast.And) else any(truths)
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            values = [_value(value, samples) for value in (left, *others)]
+            pairs = zip(ops, values, values[1:], strict=False)
+            return np.logical_and.reduce([_COMPARE[type(op)](a, b) for op, a, b in pairs])  # pyright: ignore[reportArgumentType]
+        case ast.Call(func=ast.Name(id=name), args=arguments):
+            return FUNCTIONS[name](*(_value(argument, samples) for argument in arguments))
+    raise AssertionError(ast.dump(node))  # read_rule lets nothing else through

@@ -1,0 +1,145 @@
+"""Many independent runs: those that are finished come from the cache, the others go to the cores or to a cluster.
+
+Invariant: each outcome is stored as soon as it arrives, so stopping at any moment loses at most the runs in flight;
+and a run has the same number of threads whether one or all of them are still to do, so a resumed study gives the same
+numbers.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+
+from ctml.companion.cache import Cache
+from ctml.companion.fingerprint import fingerprint
+from ctml.companion.sources import Sources
+from ctml.companion.work import Outcome, work
+
+Progress = Callable[[int, int], None]  # runs done, runs in all
+
+
+class RunFailed(RuntimeError):
+    """Some runs of a study failed; the finished ones are in the cache."""
+
+
+def map_runs(
+    function: Callable[..., Any],
+    runs: Sequence[Mapping[str, Any]],
+    *,
+    cache: Cache,
+    sources: Sources,
+    threads: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> list[Outcome]:
+    """Return the outcome of `function(**run)` for every run, in order.
+
+    Raises:
+        TypeError: when a run is no dictionary of arguments.
+        RunFailed: after all other runs are done, naming the failed ones.
+    """
+    for run in runs:
+        if not isinstance(run, Mapping):
+            raise TypeError(f"study.map takes dictionaries of arguments, as in dict(seed=0), not {run!r}.")
+    keys = [fingerprint(function, run, sources) for run in runs]
+    found: dict[str, Outcome] = {}
+    for key in dict.fromkeys(keys):
+        outcome = cache.load(key)
+        if isinstance(outcome, Outcome):
+            found[key] = outcome
+    missing = {key: run for key, run in zip(keys, runs, strict=True) if key not in found}
+    progress(sum(key in found for key in keys), len(keys))
+    for key, data in _compute(function, missing, cache, threads):
+        found[key] = cloudpickle.loads(data)
+        if found[key].failure is None:
+            cache.store(key, data)
+        progress(sum(key in found for key in keys), len(keys))
+    failed = [(run, found[key].failure) for key, run in zip(keys, runs, strict=True) if found[key].failure]
+    if failed:
+        run, failure = failed[0]
+        call = f"{function.__name__}({', '.join(f'{name}={value!r:.60}' for name, value in run.items())})"
+        raise RunFailed(f"{len(failed)} of {len(runs)} runs failed; the others are kept. First: {call}\n{failure}")
+    return [found[key] for key in keys]
+
+
+def workers() -> int:
+    """Return how many runs go at once: CTML_WORKERS, else the cores, else two for each GPU that torch sees."""
+    if given := os.environ.get("CTML_WORKERS"):
+        if not given.isdigit() or given == "0":
+            raise ValueError(f"CTML_WORKERS={given!r} is no number of processes: give 1 or more.")
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch = sys.modules.get("torch")
+    gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
+    return min(cores, 2 * gpus) if gpus else cores
+
+
+def _compute(
+    function: Callable[..., Any], missing: Mapping[str, Mapping[str, Any]], cache: Cache, threads: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield key and pickled outcome of each run as it finishes."""
+    import joblib
+
+    if not missing:
+        return
+    cluster = os.environ.get("CTML_DASK")
+    count = min(max(1, workers() // threads), len(missing))
+    parent = None if cluster or count == 1 else os.getpid()
+    pickled = cloudpickle.dumps(function)
+    cache.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    with _backend(cluster, threads), _quiet_bars():
+        parallel = joblib.Parallel(n_jobs=-1 if cluster else count, return_as="generator_unordered", batch_size=1)
+        yield from parallel(_jobs(missing, pickled, cache, threads, parent))
+
+
+def _jobs(
+    missing: Mapping[str, Mapping[str, Any]], function: bytes, cache: Cache, threads: int, parent: int | None
+) -> Iterator[Any]:
+    import joblib
+
+    for key, run in missing.items():
+        arguments = cloudpickle.dumps(dict(run))
+        yield joblib.delayed(_keyed)(key, function, arguments, str(cache.checkpoint(key)), threads, parent)
+
+
+def _keyed(key: str, *call: Any) -> tuple[str, bytes]:
+    return key, work(*call)
+
+
+@contextlib.contextmanager
+def _backend(cluster: str | None, threads: int) -> Iterator[None]:
+    import joblib
+
+    if not cluster:
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise RuntimeError(
+            f"CTML_DASK={cluster} needs dask: pip install -e '.[cluster]', or unset CTML_DASK."
+        ) from None
+    try:
+        client = Client(cluster, timeout=20)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RuntimeError(f"No Dask scheduler answers at CTML_DASK={cluster}: {error}") from None
+    with client, joblib.parallel_config("dask", client=client):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """Keep the progress bars of single runs out of the notebook: several at once only garble each other."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before

@@ -1,0 +1,250 @@
+"""One notebook's session: its runs, figures, tables and claims, and the folder they go to.
+
+Invariant: a notebook opened by hand writes below `.build`; only the runner publishes into `results/`, and only after
+the notebook went through to the end.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctml.companion import manifest, style
+from ctml.companion.cache import Cache, write_atomically
+from ctml.companion.claims import ClaimError, Verdict, claims_of, judge
+from ctml.companion.project import PRESETS, Notebook, Project, check_known
+from ctml.companion.run import map_runs
+from ctml.companion.sources import Sources
+from ctml.companion.work import current_checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the runner asks of the notebook it starts, in the environment variable CTML_ORDER."""
+
+    notebook: str
+    preset: str
+    output: str
+    progress: str
+    changed: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def given(cls) -> "Order | None":
+        """Return the order, or None in a notebook that a person has opened."""
+        text = os.environ.get("CTML_ORDER")
+        return cls(**json.loads(text)) if text else None
+
+
+class Study:
+    """The companion of one notebook.
+
+    Args:
+        paper: the paper's slug, which is the notebook's folder; empty directly under `notebooks/`.
+        notebook: name of the notebook's file without suffix.
+        preset: the notebook's PRESET.
+        parameters: everything the numbers depend on, for the manifest (a dictionary, or a dataclass as one).
+
+    Raises:
+        Refusal: when preset or notebook does not exist.
+    """
+
+    __cache_token__ = "study"  # a run that asks for study.checkpoint() does not depend on the study's content
+
+    def __init__(self, paper: str, notebook: str, preset: str, parameters: Mapping[str, Any] | None = None) -> None:
+        check_known("preset", preset, PRESETS)
+        self.project = Project.around()
+        name = f"{paper}/{notebook}" if paper else notebook
+        check_known("notebook", name, [n.name for n in self.project.notebooks()])
+        self.notebook = Notebook(name, self.project.root / "notebooks" / f"{name}.py")
+        self.preset = preset
+        self.parameters = dict(parameters or {})
+        self.order = Order.given()
+        if self.order and (self.order.notebook, self.order.preset) != (name, preset):
+            raise ValueError(
+                f"the notebook calls itself {name} at preset {preset}, but it was started as {self.order.notebook} at "
+                f"{self.order.preset}: pass preset=PRESET and the file's own name to Study"
+            )
+        self.folder = Path(self.order.output) if self.order else self.project.build / "lab" / preset / name
+        self.claims = claims_of(self.notebook)
+        self._verdicts: dict[str, Verdict] = {}
+        self._figures: list[dict[str, str]] = []
+        self._tables: list[str] = []
+        self._data: list[str] = []
+        self._run_seconds = 0.0
+        self._runs = 0
+        self._started = time.perf_counter()
+        style.use()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel light: in a worker only `checkpoint` is used."""
+        return {}
+
+    def data(self, source: str) -> str:
+        """Record which data the notebook uses, as in `study.data(pool.source)`, and return the name for a caption."""
+        if source not in self._data:
+            self._data.append(source)
+        return source
+
+    def map(self, function: Callable[..., Any], runs: Sequence[Mapping[str, Any]], *, threads: int = 1) -> list[Any]:
+        """Return `function(**run)` for every run, in order: cached, in parallel, resumable.
+
+        The result is kept under a key of the function's code, the notebook's names it reads, its arguments and the
+        project's modules it reaches. Each run has `threads` torch threads on any machine, since float32 sums depend
+        on their number.
+
+        Raises:
+            RunFailed: when runs failed, after the others have finished.
+        """
+        runs = list(runs)
+        with _Bar(self.order, function.__name__, len(runs)) as progress:
+            outcomes = map_runs(
+                function,
+                runs,
+                cache=Cache(self.project.build),
+                sources=Sources(self.project.root),
+                threads=threads,
+                progress=progress,
+            )
+        self._run_seconds += sum(outcome.seconds for outcome in outcomes)
+        self._runs += len(outcomes)
+        return [outcome.result for outcome in outcomes]
+
+    def checkpoint(self) -> Path:
+        """Return, inside a run, the file that belongs to this run alone; it is deleted when the run is finished."""
+        return current_checkpoint()
+
+    def figure(self, figure: "Figure", name: str, caption: str, *, where: str = "") -> None:
+        """Save a figure as svg and png, show it with its caption, and close it.
+
+        Args:
+            where: the place in the paper that it answers, as in "Figure 2".
+        """
+        import matplotlib.pyplot as plt
+
+        _check_name(name, [f["name"] for f in self._figures])
+        for kind in ("svg", "png"):
+            write_atomically(self.folder / "figures" / f"{name}.{kind}", style.render(figure, kind))
+        self._figures.append({"name": name, "caption": caption, "where": where})
+        _show_picture(self.folder / "figures" / f"{name}.png", caption)
+        plt.close(figure)
+
+    def table(self, table: "DataFrame", name: str) -> "DataFrame":
+        """Save a tidy table (one row an observation) as csv and return it."""
+        _check_name(name, self._tables)
+        write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        self._tables.append(name)
+        return table
+
+    def claim(self, id: str, /, **samples: Any) -> Verdict:
+        """Decide a claim of `claims.toml` from samples (numbers, lists, arrays, tensors) by the rule written there.
+
+        Raises:
+            ClaimError: when the claim is not this notebook's, was decided before, or its rule does not fit the samples.
+        """
+        if id not in self.claims:
+            listed = ", ".join(self.claims) or "none"
+            raise ClaimError(
+                f"{self.notebook.name} has no claim {id!r} in {self.notebook.source.parent.name}/claims.toml: {listed}."
+            )
+        if id in self._verdicts:
+            raise ClaimError(f"claim {id!r} was decided before in this notebook: decide it once.")
+        self._verdicts[id] = judge(self.claims[id], samples, unassessed=self._unassessed(id))
+        return self._verdicts[id]
+
+    def _unassessed(self, id: str) -> str:
+        claim = self.claims[id]
+        if self.preset == "smoke":
+            return "numbers mean nothing at preset smoke"
+        if PRESETS.index(self.preset) < PRESETS.index(claim.judged_at):
+            return f"judged only at preset {claim.judged_at}"
+        if self.order and self.order.changed:
+            return f"with {', '.join(f'{k}={v!r}' for k, v in self.order.changed.items())}"
+        if claim.data and not any(claim.data in source.split("/") for source in self._data):
+            return f"needs {claim.data}, used {', '.join(self._data) or 'no data set'}"
+        return ""
+
+    def close(self) -> "DataFrame":
+        """Write `claims.json` and `manifest.json` and return the table of claims.
+
+        Raises:
+            ClaimError: when a claim of this notebook was not decided.
+        """
+        import pandas
+
+        if missing := [id for id in self.claims if id not in self._verdicts]:
+            raise ClaimError(f"{self.notebook.name} must decide its claims: missing {', '.join(missing)}.")
+        rows = [self._verdicts[id].as_row() for id in self.claims]
+        _write_json(self.folder / "claims.json", rows)
+        _write_json(self.folder / "manifest.json", self._manifest())
+        shown = ["id", "says", "where", "value", "measured", "verdict", "reason"]
+        return pandas.DataFrame(rows, columns=shown).set_index("id")
+
+    def _manifest(self) -> dict[str, Any]:
+        outputs = [f"figures/{f['name']}.{kind}" for f in self._figures for kind in ("svg", "png")]
+        outputs += [f"{name}.csv" for name in self._tables] + ["claims.json"]
+        return {
+            "notebook": self.notebook.name,
+            "notebook_sha256": manifest.file_hash(self.notebook.source),
+            "preset": self.preset,
+            "changed": self.order.changed if self.order else {},
+            "parameters": self.parameters,
+            "data": self._data,
+            "seconds": round(time.perf_counter() - self._started, 1),
+            "run_seconds": round(self._run_seconds, 1),
+            "runs": self._runs,
+            "hardware": manifest.hardware(),
+            "versions": manifest.versions(),
+            "code": manifest.commit(self.project.root),
+            "figures": self._figures,
+            "outputs": {name: manifest.file_hash(self.folder / name) for name in outputs},
+        }
+
+
+class _Bar:
+    """Progress of one map: to the runner's file when it started the notebook, else a bar under the cell."""
+
+    def __init__(self, order: Order | None, what: str, total: int) -> None:
+        self.order, self.what, self.total = order, what, total
+
+    def __enter__(self) -> "_Bar":
+        from tqdm.auto import tqdm
+
+        self.bar = None if self.order else tqdm(total=self.total, desc=self.what, leave=False)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+        elif self.order:
+            with Path(self.order.progress).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"runs": [self.what, done, total]}) + "\n")
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _check_name(name: str, used: list[str]) -> None:
+    if not name or not all(c.isalnum() or c in "-_" for c in name):
+        raise ValueError(f"{name!r} is no file name: use letters, digits, - and _")
+    if name in used:
+        raise ValueError(f"{name!r} was saved before in this notebook: give each figure and table its own name")
+
+
+def _show_picture(path: Path, caption: str) -> None:
+    from IPython.core.getipython import get_ipython
+    from IPython.display import Image, Markdown, display
+
+    if get_ipython() is not None:
+        display(Image(data=path.read_bytes(), metadata={"alt": caption}), Markdown(caption))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode())

@@ -1,0 +1,104 @@
+"""How every figure of the project looks: one theme, one colour and marker for each method, files that are byte-stable.
+
+Invariant: saving the same figure twice gives the same bytes, so a committed figure changes only when its data do.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method is drawn wherever it appears."""
+
+    label: str
+    color: str
+    marker: str
+    linestyle: Any = "-"
+
+    def line(self) -> dict[str, Any]:
+        """Return the keywords for `Axes.plot`."""
+        return {"label": self.label, "color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+
+
+# Okabe and Ito's colours for the methods that are compared most, Tol's muted ones for the rest. No more than about nine
+# colours can be told apart by everybody, so marker and dash pattern tell them apart as well.
+METHODS: dict[str, Method] = {
+    "maml": Method("MAML", "#0072B2", "o"),
+    "fo_maml": Method("FO-MAML", "#56B4E9", "s", "--"),
+    "hf_maml": Method("HF-MAML", "#332288", "D", "-."),
+    "anil": Method("ANIL", "#E69F00", "^"),
+    "reptile": Method("Reptile", "#009E73", "v", "--"),
+    "comln": Method("COMLN", "#D55E00", "P"),
+    "imaml": Method("iMAML", "#999933", "X", "-."),
+    "bi_maml": Method("BI-MAML", "#CC79A7", "d"),
+    "maml_flow": Method("MAML flow", "#44AA99", "*", ":"),
+    "joint": Method("joint training", "#6E6E6E", "x", ":"),
+    "euler": Method("Euler", "#7A9CC6", "o", ":"),
+    "rk2": Method("RK2-MAML", "#882255", "<"),
+    "rk4": Method("RK4-MAML", "#AA4466", ">", "--"),
+    "fo_b_maml": Method("FO-B-MAML", "#117733", "h"),
+    "paper": Method("the paper", "#000000", "+", "--"),
+}
+COLOURS = {name: method.color for name, method in METHODS.items()}
+MARKERS = {name: method.marker for name, method in METHODS.items()}
+
+NARROW = (4.2, 3.0)  # inches: one panel
+WIDE = (8.4, 3.0)  # two panels beside each other
+TALL = (8.4, 5.6)  # two rows
+
+_STABLE = {"svg.hashsalt": "ctml", "svg.fonttype": "path"}
+
+
+def method(name: str) -> Method:
+    """Return how a method is drawn.
+
+    Raises:
+        KeyError: naming the methods that have a style.
+    """
+    if name not in METHODS:
+        raise KeyError(
+            f"no style for method {name!r}: add it to ctml/companion/style.py; there is {', '.join(METHODS)}"
+        )
+    return METHODS[name]
+
+
+def use() -> None:
+    """Set the theme; `Study` does it once at the start of a notebook."""
+    import matplotlib as mpl
+    import seaborn
+
+    seaborn.set_theme(context="paper", style="ticks", palette=list(COLOURS.values())[:8])
+    mpl.rcParams.update(
+        {
+            **_STABLE,
+            "figure.figsize": NARROW,
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 150,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4.5,
+            "legend.frameon": False,
+            "axes.titlesize": "medium",
+        }
+    )
+
+
+def render(figure: "Figure", kind: str) -> bytes:
+    """Return a figure as the bytes of an svg or png file, the same bytes every time."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with mpl.rc_context(_STABLE):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
