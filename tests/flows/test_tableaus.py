@@ -51,7 +51,7 @@ def test_order_seen_on_a_nonlinear_equation(tableau):
             y += h * sum(float(w) * s for w, s in zip(tableau.b, k, strict=True))
         return abs(y - 0.5)
 
-    assert math.log2(error(32) / error(64)) == pytest.approx(tableau.order, abs=0.2)
+    assert math.log2(error(32) / error(64)) == pytest.approx(tableau.order, abs=0.4)
 
 
 def test_embedded_weights_and_first_same_as_last():

@@ -1,0 +1,89 @@
+r"""The flow of a linear head, reduced to the support set.
+
+    dW/dt = -sum_m w_m (p_m - y_m) phi_m^T        stays in W_0 + span(phi), so with ds_m/dt = w_m (p_m - y_m), s(0) = 0,
+    W(t) = W_0 - s(t)^T Phi,                      logits(t) = L_0 - G s(t),    L_0 = Phi W_0^T,   G = Phi Phi^T
+
+(Deleu et al. 2022, section 3.2; w_m = 1/M there.) The whole adaptation lives in M N numbers and sees the embeddings only
+through G and L_0. Here time and state are scaled once more, by t = T tau and s_m = T w_m sigma_m:
+
+    d sigma / d tau = link(L_0 - H sigma) - Y,    tau in [0, 1],    H = G diag(T w)
+
+The horizon and the weights have become part of the matrix H. Whoever differentiates sigma(1) with respect to L_0 and H
+has, by the chain rule through those two products, the meta-gradients of Phi, W_0, T and w; T = 0 is no special case.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ctml.flows.gradient_flow.integrate import FixedSteps, Path, Solver, integrate
+from ctml.flows.gradient_flow.links import Link
+
+
+@dataclass(frozen=True)
+class ReducedFlow:
+    """The flow of sigma; arrays carry the ways before the examples (see `links`).
+
+    Args:
+        logits: L_0 transposed, `(tasks, ways, support)`.
+        matrix: H transposed, `(tasks, support, support)`: row m is T w_m times row m of the Gram matrix.
+        targets: Y transposed, `(tasks, ways, support)`.
+        scale: T w_m, `(tasks, 1, support)`; s = scale * sigma.
+        link: predictions from logits.
+    """
+
+    logits: Float[Tensor, "tasks ways support"]
+    matrix: Float[Tensor, "tasks support support"]
+    targets: Float[Tensor, "tasks ways support"]
+    scale: Float[Tensor, "tasks 1 support"]
+    link: Link
+
+    @classmethod
+    def of_head(
+        cls,
+        features: Float[Tensor, "tasks support d"],
+        targets: Float[Tensor, "tasks support ways"],
+        head: Float[Tensor, "*tasks ways d"],
+        horizon: Float[Tensor, " *tasks"],
+        weights: Float[Tensor, "tasks support"],
+        link: Link,
+    ) -> "ReducedFlow":
+        """Reduce the flow of a head; differentiable with respect to features, head, horizon and weights."""
+        scale = (horizon.reshape(-1, 1) * weights)[:, None, :]
+        transposed = features.transpose(1, 2)
+        gram = features @ transposed
+        return cls(head @ transposed, scale.transpose(1, 2) * gram, targets.transpose(1, 2).contiguous(), scale, link)
+
+    def slope(self, sigma: Float[Tensor, "tasks ways*support"], out: Float[Tensor, "tasks ways*support"]) -> None:
+        """Write d sigma / d tau into `out`."""
+        residual = out.view_as(self.logits)
+        torch.baddbmm(self.logits, sigma.view_as(self.logits), self.matrix, alpha=-1, out=residual)
+        self.link.predict(residual, out=residual)
+        residual.sub_(self.targets)
+
+    def solve(self, solver: Solver, record: str = "none") -> Path:
+        """Integrate sigma from 0 over the whole horizon (`record`: states to keep, see `integrate`)."""
+        start = torch.zeros_like(self.logits).flatten(1)
+        if isinstance(solver, FixedSteps):
+            return integrate(self.slope, start, solver, record=record)
+        return integrate(
+            self.slope,
+            start,
+            solver,
+            record=record,
+            tolerance=self.tolerance(solver.atol),
+            first_step=self.safe_step(),
+        )
+
+    def tolerance(self, atol: float) -> Float[Tensor, "tasks ways*support"]:
+        """Return the absolute tolerance of sigma that stands for `atol` in s; infinite where s cannot move."""
+        return (atol / self.scale).expand_as(self.logits).flatten(1)
+
+    def safe_step(self) -> Float[Tensor, " tasks"]:
+        """Return 1 over a bound on the rate of contraction: a first step that the controller can enlarge.
+
+        dlink/dz is at most 1, and ||H|| at most its Frobenius norm.
+        """
+        return 1 / self.matrix.flatten(1).norm(dim=1).clamp(min=1)
