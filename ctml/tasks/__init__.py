@@ -3,7 +3,9 @@
 from ctml.tasks.few_shot import FewShot
 from ctml.tasks.linear_regression import LinearRegression
 from ctml.tasks.logistic import Logistic
+from ctml.tasks.logistic_ridge import LogisticRidge
+from ctml.tasks.one_dimensional import CurvatureJump
 from ctml.tasks.quadratic import Quadratic
 from ctml.tasks.sinusoid import Sinusoid
 
-__all__ = ["FewShot", "LinearRegression", "Logistic", "Quadratic", "Sinusoid"]
+__all__ = ["CurvatureJump", "FewShot", "LinearRegression", "Logistic", "LogisticRidge", "Quadratic", "Sinusoid"]

@@ -47,9 +47,18 @@ class Quadratic:
         hessian = (basis * eigenvalues[:, None]) @ basis.mT
         return cls(hessian.expand(n_tasks, dim, dim), spread * torch.randn(n_tasks, dim, **draws))
 
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.centre)
+
     def loss(self, w: Float[Tensor, "... d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w) for every task; w may carry leading axes."""
-        r = w[..., None, :] - self.centre
+        return self.at(w[..., None, :])
+
+    def at(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
+        """Return f_i(w_i), each task's loss at its own point."""
+        r = points - self.centre
         return 0.5 * torch.einsum("...td,tde,...te->...t", r, self.hessian, r)
 
     def gradient(self, w: Float[Tensor, "... d"]) -> Float[Tensor, "... tasks d"]:

@@ -47,7 +47,7 @@ def _log(name: str, values: Tensor) -> Tensor:
     bad = ~(torch.isfinite(values) & (values > 0))
     if bad.any():
         index = int(bad.nonzero()[0])
-        raise ValueError(f"{name}[{index}]={float(values[index])}: a logarithm needs positive finite values; cut the curve")
+        raise ValueError(f"{name}[{index}]={float(values[index])}: its logarithm does not exist; cut the curve there")
     return values.log()
 
 

@@ -1,0 +1,74 @@
+"""One-dimensional strongly convex tasks whose curvature jumps: the smallest instances on which the MAML loss is non-convex.
+
+    u = s (w - c),   v = u - b,   R = sqrt(v^2 + tau^2)
+    f(w)   = mu u^2 / 2 + (L - mu)/2 [v^2 / 2 + (v R + tau^2 asinh(v / tau)) / 2]
+    f'(w)  = s [mu u + (L - mu)/2 (v + R)]
+    f''(w) = mu + (L - mu)/2 (1 + v / R)                    in (mu, L)
+
+The curvature goes from mu to L around w = c + s b, over a width of tau. This family is ours, not the paper's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ctml.checks import positive
+
+
+@dataclass(frozen=True)
+class CurvatureJump:
+    """A finite set of tasks on the line, each a function of w alone (the oracle setting); one number per task each.
+
+    Args:
+        mu, smoothness: the least and the greatest curvature, mu and L.
+        jump: where the curvature jumps, b, measured from the minimum along the task's orientation.
+        width: over what distance, tau.
+        centre: the minimiser for b >> tau, c.
+        side: s, +1 if the curvature is greater to the right, -1 if to the left.
+
+    Raises:
+        ValueError: unless 0 < mu <= L and tau > 0 for every task.
+    """
+
+    mu: Float[Tensor, " tasks"]
+    smoothness: Float[Tensor, " tasks"]
+    jump: Float[Tensor, " tasks"]
+    width: Float[Tensor, " tasks"]
+    centre: Float[Tensor, " tasks"]
+    side: Float[Tensor, " tasks"]
+
+    def __post_init__(self) -> None:
+        positive("mu", float(self.mu.min()))
+        positive("width", float(self.width.min()))
+        if (self.smoothness < self.mu).any():
+            raise ValueError(f"smoothness={self.smoothness.tolist()}: must be at least mu={self.mu.tolist()}")
+
+    @classmethod
+    def of(cls, *tasks: tuple[float, float, float, float, float, float]) -> "CurvatureJump":
+        """Make the set from one (mu, L, b, tau, c, s) per task, in float64."""
+        return cls(*torch.tensor(tasks, dtype=torch.float64).T)
+
+    @classmethod
+    def one(cls) -> "CurvatureJump":
+        """Return instance N1: a single task whose MAML loss is non-convex for alpha = 0.1."""
+        return cls.of((1.0, 4.0, 3.0, 0.05, 0.0, 1.0))
+
+    @classmethod
+    def two(cls) -> "CurvatureJump":
+        """Return instance N2: two tasks whose MAML loss has two minima for alpha = 0.9 / L."""
+        return cls.of((0.1, 4.0, 10.0, 0.1, 0.0, 1.0), (0.1, 0.1001, 50.0, 0.1, 15.0, 1.0))
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.centre)
+
+    def at(self, points: Float[Tensor, "... #tasks 1"]) -> Float[Tensor, "... tasks"]:
+        """Return f_i(w_i), each task's loss at its own point."""
+        u = self.side * (points[..., 0] - self.centre)
+        v = u - self.jump
+        root = torch.hypot(v, self.width)
+        arch = 0.5 * (v * root + self.width.square() * torch.asinh(v / self.width))
+        return 0.5 * self.mu * u.square() + 0.5 * (self.smoothness - self.mu) * (0.5 * v.square() + arch)

@@ -1,0 +1,234 @@
+"""What is known about the MAML ODE and BI-MAML on strongly convex tasks: constants, bounds, and the quadratic case solved.
+
+    f_i is mu-strongly convex and L-smooth, its Hessian rho-Lipschitz; sigma^2 >= mean_i |grad f_i - grad f|^2 on the path
+    0 < alpha < 1/L, so the eigenvalues of I - alpha H_i lie in [a, b],   a = 1 - alpha L,  b = 1 - alpha mu
+
+The paper (Xu, Chen and Karbasi 2021) states a linear rate to an approximate stationary point. The constants below are
+derived here from the definition of one-step MAML, with their proofs sketched beside them; they are not the paper's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ctml.checks import at_least, positive
+from ctml.tasks.quadratic import Quadratic
+
+
+def symmetric_part(a: float, b: float) -> float:
+    """Return the greatest lambda with x'PQx >= lambda |x|^2 for all symmetric P, Q with eigenvalues in [a, b].
+
+    lambda_A = a^2 if 3a >= b, else (a+b)^2/8 - (b-a)^2/4
+
+    The vectors Px fill a ball around (a+b)/2 x of radius (b-a)/2 |x|; this is the least inner product of two of its points.
+
+    Raises:
+        ValueError: unless 0 < a <= b.
+    """
+    positive("a", a)
+    at_least("b", b, a)
+    return a**2 if 3 * a >= b else (a + b) ** 2 / 8 - (b - a) ** 2 / 4
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds for one task family and one inner step size.
+
+    Args:
+        mu, smoothness: least and greatest curvature of the tasks, mu and L.
+        alpha: inner step size.
+        sigma: heterogeneity, the greatest sqrt(mean_i |grad f_i - grad f|^2) on the path.
+        rho: Lipschitz constant of the Hessians; only phase 2 and the discretisation need it.
+
+    Raises:
+        ValueError: unless 0 < mu <= L, 0 < alpha < 1/L, and sigma, rho >= 0.
+    """
+
+    mu: float
+    smoothness: float
+    alpha: float
+    sigma: float = 0.0
+    rho: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("mu", self.mu)
+        at_least("smoothness", self.smoothness, self.mu)
+        positive("alpha", self.alpha)
+        at_least("sigma", self.sigma, 0)
+        at_least("rho", self.rho, 0)
+        if self.alpha * self.smoothness >= 1:
+            raise ValueError(
+                f"alpha={self.alpha:g}: the theorems need alpha < 1/L = {1 / self.smoothness:.4g}, where I - alpha H is "
+                f"positive definite; take a smaller inner step"
+            )
+
+    @property
+    def a(self) -> float:
+        """1 - alpha L."""
+        return 1 - self.alpha * self.smoothness
+
+    @property
+    def b(self) -> float:
+        """1 - alpha mu."""
+        return 1 - self.alpha * self.mu
+
+    # T1: f is a Lyapunov function of the MAML ODE, because grad F_i = A_i grad f_i with A_i = (I - alpha H)(I - alpha H~)
+
+    @property
+    def descent(self) -> float:
+        """lambda_A, by which grad F descends the joint loss: <grad f_i, grad F_i> >= lambda_A |grad f_i|^2."""
+        return symmetric_part(self.a, self.b)
+
+    def joint_gap(self, t: Float[Tensor, " times"], gap0: float) -> Float[Tensor, " times"]:
+        """Bound the joint loss along the MAML ODE, T1 (4).
+
+        f(w(t)) - f* <= e^(-lambda_A mu t) (f(w0) - f*) + b^4 sigma^2 / (2 lambda_A^2 mu)
+
+        Raises:
+            ValueError: if lambda_A <= 0 (alpha too close to 1/L for this mu/L).
+        """
+        rate = self._positive_descent()
+        return torch.exp(-rate * self.mu * t) * gap0 + (self.b**2 * self.sigma / rate) ** 2 / (2 * self.mu)
+
+    @property
+    def gradient_radius(self) -> float:
+        """r_A, below which |grad F| stays in the end, T1 (5): b^2 sigma (1 + b^2/lambda_A sqrt(L/mu))."""
+        condition = math.sqrt(self.smoothness / self.mu)
+        return self.b**2 * self.sigma * (1 + self.b**2 / self._positive_descent() * condition)
+
+    def _positive_descent(self) -> float:
+        if self.descent <= 0:
+            raise ValueError(
+                f"alpha={self.alpha:g}: lambda_A={self.descent:.3g} is not positive, so the bound says nothing; "
+                f"alpha <= 2/(3L - mu) = {2 / (3 * self.smoothness - self.mu):.4g} is small enough"
+            )
+        return self.descent
+
+    # T1': each task's MAML loss is gradient dominated although it may be non-convex
+
+    @property
+    def gradient_dominance(self) -> float:
+        """mu (1 - alpha L)^2, with which |grad F_i|^2 >= 2 mu (1 - alpha L)^2 (F_i - f_i*)."""
+        return self.mu * self.a**2
+
+    def maml_gap(self, t: Float[Tensor, " times"], gap0: float, sigma_maml: float) -> Float[Tensor, " times"]:
+        """Bound the MAML loss along its own flow, T1' (6), given sigma_maml^2 >= mean_i |grad F_i - grad F|^2 on the path.
+
+        F(w(t)) - mean f_i* <= e^(-2 mu (1-alpha L)^2 t) (F(w0) - mean f_i*) + sigma_F^2 / (2 mu (1-alpha L)^2)
+        """
+        rate = 2 * self.gradient_dominance
+        return torch.exp(-rate * t) * gap0 + sigma_maml**2 / rate
+
+    # T2: the curvature of F grows with the inner gradient, so a fixed step is unsafe far away
+
+    def maml_smoothness(self, inner_gradient: float) -> float:
+        """Bound |hess F_i(w)| <= (1 - alpha mu)^2 L + alpha rho (1 - alpha mu) |grad f_i(w)|."""
+        return self.b**2 * self.smoothness + self.alpha * self.rho * self.b * inner_gradient
+
+    # T3: where inner gradients are small, F is strongly convex
+
+    @property
+    def critical_inner_gradient(self) -> float:
+        """G_c = mu (1-alpha L)^2 / (alpha rho (1-alpha mu)); mean_i |grad f_i| < G_c makes F locally strongly convex."""
+        return math.inf if self.rho == 0 else self.mu * self.a**2 / (self.alpha * self.rho * self.b)
+
+    @property
+    def strong_convexity(self) -> float:
+        """mu_F = mu (1-alpha L)^2 / 2, where mean_i |grad f_i| <= G_c / 2."""
+        return self.mu * self.a**2 / 2
+
+    @property
+    def limits_agree(self) -> bool:
+        """Condition (*): G_c/2 >= sigma (1 + b^2/lambda_A sqrt(L/mu)), under which MAML and BI-MAML share their limit."""
+        if self.descent <= 0:
+            return False
+        condition = math.sqrt(self.smoothness / self.mu)
+        return self.critical_inner_gradient / 2 >= self.sigma * (1 + self.b**2 / self.descent * condition)
+
+    @property
+    def safe_switch(self) -> float:
+        """eps_1 = sqrt(mu/L) (G_c/2 - sigma): from |grad f| <= eps_1 on, phase 2 stays where F is strongly convex.
+
+        Raises:
+            ValueError: if sigma >= G_c/2: no switch by the joint gradient is then safe by this theorem.
+        """
+        margin = self.critical_inner_gradient / 2 - self.sigma
+        if margin <= 0:
+            raise ValueError(
+                f"sigma={self.sigma:.4g}: at least G_c/2={self.critical_inner_gradient / 2:.4g}, so no switch is known to be "
+                f"safe; take a smaller alpha or more similar tasks"
+            )
+        return math.sqrt(self.mu / self.smoothness) * margin
+
+    # T4: what phase 1 saves
+
+    def phase_one_time(self, joint_gradient0: float, switch_at: float) -> float:
+        """Bound the length of phase 1: T1 <= ln(|grad f(w0)| / eps_1) / mu."""
+        positive("joint_gradient0", joint_gradient0)
+        positive("switch_at", switch_at)
+        return max(0.0, math.log(joint_gradient0 / switch_at) / self.mu)
+
+
+def time_saved_per_efold(curvature: float, alpha: float) -> float:
+    """Return how much longer MAML takes than joint training for a factor e of distance where the curvature is h, T4.
+
+    1/(h (1 - alpha h)^2) - 1/h
+    """
+    positive("curvature", curvature)
+    return 1 / (curvature * (1 - alpha * curvature) ** 2) - 1 / curvature
+
+
+@dataclass(frozen=True)
+class QuadraticMaml:
+    """MAML on quadratic tasks in closed form (T5): F is a convex quadratic for every alpha.
+
+    M = mean_i (I - alpha H_i) H_i (I - alpha H_i),   w_F* = M^-1 mean_i M_i c_i,   w(t) = w_F* + e^(-M t) (w0 - w_F*)
+
+    Args:
+        tasks: the quadratics.
+        alpha: inner step size; 0 is joint training.
+    """
+
+    tasks: Quadratic
+    alpha: float
+
+    @property
+    def hessians(self) -> Float[Tensor, "tasks d d"]:
+        """M_i, the Hessians of the tasks' MAML losses."""
+        h = self.tasks.hessian
+        contraction = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device) - self.alpha * h
+        return contraction @ h @ contraction
+
+    @property
+    def hessian(self) -> Float[Tensor, "d d"]:
+        """M, the Hessian of F."""
+        return self.hessians.mean(0)
+
+    @property
+    def minimiser(self) -> Float[Tensor, " d"]:
+        """w_F*, the stationary point of F."""
+        pull = (self.hessians @ self.tasks.centre[..., None]).mean(0)
+        return torch.linalg.solve(self.hessian, pull)[:, 0]
+
+    @property
+    def rates(self) -> Float[Tensor, " d"]:
+        """Eigenvalues of M in increasing order: the slowest is the flow's rate, the fastest limits the step size."""
+        return torch.linalg.eigvalsh(self.hessian)
+
+    @property
+    def tuned_step(self) -> float:
+        """beta = 2 / (lambda_min + lambda_max), the best fixed step of gradient descent."""
+        return 2 / float(self.rates[0] + self.rates[-1])
+
+    def solution(self, t: float, w0: Float[Tensor, "*points d"]) -> Float[Tensor, "*points d"]:
+        """Return w(t) of the MAML ODE."""
+        return self.minimiser + (w0 - self.minimiser) @ torch.linalg.matrix_exp(-t * self.hessian)
+
+
+def greatest_maml_curvature(alpha: float) -> float:
+    """Return max over h of h (1 - alpha h)^2 on 0 <= alpha h <= 4/3: 4 / (27 alpha), taken at h = 1/(3 alpha)."""
+    positive("alpha", alpha)
+    return 4 / (27 * alpha)
