@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ctml.companion.project import PRESETS, Refusal, check_known
 
 Config = TypeVar("Config")
-_NAMED_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple, "list": list, "dict": dict}
+_NAMED_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
 def choose(presets: Mapping[str, Config], preset: str, **given: Any) -> Config:
@@ -43,6 +43,8 @@ class Parameter:
         Raises:
             Refusal: when the value has another type.
         """
+        if isinstance(value, tuple):
+            value = list(value)  # papermill would pass a tuple on as text
         if not self.types or type(value) in self.types:
             return value
         if float in self.types and type(value) is int:
@@ -80,6 +82,11 @@ def read_parameters(source: Path) -> dict[str, Parameter]:
             raise Refusal(
                 f"{source.name}: parameter {ast.unparse(target)} must be a literal, not {ast.unparse(value)!r}."
             ) from None
+        if isinstance(default, tuple | set | bytes | complex):
+            raise Refusal(
+                f"{source.name}: parameter {ast.unparse(target)} must be a number, text, list or dict, "
+                "since papermill passes no other."
+            )
         name = ast.unparse(target)
         found[name] = Parameter(name, default, _types(default, annotation))
     if not isinstance(found.get("PRESET", Parameter("", None, ())).default, str):

@@ -1,0 +1,155 @@
+"""The command line behind the Makefile: `python -m ctml.companion --help`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from ctml.companion import report
+from ctml.companion.claims import ClaimError, claims_of, read_claims
+from ctml.companion.display import Display, make_console, print_table
+from ctml.companion.job import Job
+from ctml.companion.pairing import sync, unpaired
+from ctml.companion.parameters import parse_settings, read_parameters
+from ctml.companion.project import PRESETS, Project, Refusal, check_known
+from ctml.companion.runner import Finished, run_all
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit code: 1 for a failed notebook, 2 for a refusal."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.do(Project.around(), options)
+    except (Refusal, ClaimError) as error:
+        print(f"ctml: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ctml: stopped. Finished runs are kept; start again to go on where this ended.", file=sys.stderr)
+        return 130
+
+
+def _reproduce(project: Project, options: argparse.Namespace) -> int:
+    jobs = _jobs(project, options)
+    console = make_console()
+    finished = run_all(jobs, _count(options.jobs), Display(console))
+    if any(f.status == "ok" and f.job.folder.is_relative_to(project.results) for f in finished):
+        report.update(project)
+    for item in finished:
+        if item.status == "failed":
+            console.print(f"\n{item.job.notebook.name} failed in\n{item.detail}", markup=False, highlight=False)
+    rows = [[f.job.notebook.name, f"{f.seconds:.0f}", f.status, f.reason] for f in finished]
+    print_table(console, f"Notebooks at preset {options.preset}", ["notebook", "seconds", "status", "reason"], rows)
+    print_table(console, "Claims", ["claim", "where", "measured", "verdict", "reason"], _verdicts(finished))
+    done = [f for f in finished if f.status != "failed"]
+    if done and done[0].job.folder.is_relative_to(project.build):
+        console.print(f"\nResults: {os.path.commonpath([f.job.folder for f in done])}", markup=False, highlight=False)
+    return int(any(f.status == "failed" for f in finished))
+
+
+def _smoke(project: Project, options: argparse.Namespace) -> int:
+    options.preset = "smoke"
+    return _reproduce(project, options)
+
+
+def _status(project: Project, options: argparse.Namespace) -> int:
+    jobs = _jobs(project, options)
+    reasons = [job.why_stale() for job in jobs]
+    rows = [[j.notebook.name, "fresh" if r is None else "stale", r or ""] for j, r in zip(jobs, reasons, strict=True)]
+    print_table(make_console(), f"Notebooks at preset {options.preset}", ["notebook", "state", "why"], rows)
+    return 0
+
+
+def _list(project: Project, options: argparse.Namespace) -> int:
+    rows = []
+    for notebook in project.select(options.nb):
+        shown = [f"{p.name}={p.default!r}" for p in read_parameters(notebook.source).values() if p.name != "PRESET"]
+        rows.append([notebook.name, " ".join(shown), str(len(claims_of(notebook)))])
+    print_table(
+        make_console(), "Notebooks and the parameters that SET changes", ["notebook", "parameters", "claims"], rows
+    )
+    return 0
+
+
+def _sync(project: Project, options: argparse.Namespace) -> int:
+    names = unpaired(project) if options.check else sync(project)
+    for name in names:
+        print(f"notebooks/{name}.ipynb {'is not that of its .py: run make sync' if options.check else 'written'}")
+    return int(options.check and bool(names))
+
+
+def _claims(project: Project, options: argparse.Namespace) -> int:
+    for path in sorted((project.root / "notebooks").rglob("claims.toml")):
+        read_claims(path)
+    pages = report.outdated(project) if options.check else report.update(project)
+    for page in pages:
+        print(f"{page} {'is not up to date: python -m ctml.companion claims' if options.check else 'written'}")
+    return int(options.check and bool(pages))
+
+
+def _site(project: Project, options: argparse.Namespace) -> int:
+    from ctml.companion.site import build
+
+    print(f"Site: {build(project)}")
+    return 0
+
+
+def _jobs(project: Project, options: argparse.Namespace) -> list[Job]:
+    """Turn the request into jobs, refusing anything unknown before the first of them starts."""
+    check_known("preset", options.preset, PRESETS)
+    settings = parse_settings(options.set)
+    return [Job.checked(project, notebook, options.preset, settings) for notebook in project.select(options.nb)]
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or text == "0":
+        raise Refusal(f"JOBS={text!r} is no number of notebooks: give 1 or more.")
+    return int(text)
+
+
+def _verdicts(finished: Sequence[Finished]) -> list[list[str]]:
+    rows = []
+    for item in finished:
+        if item.status != "failed":
+            result = report.Published(item.job.notebook, item.job.preset, item.job.folder)
+            rows += [[c["id"], c["where"], c["measured"], c["verdict"], c["reason"]] for c in result.claims]
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ctml.companion", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, do: object, text: str, *, runs: bool) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(do=do, preset="quick", nb="", jobs="1", set="")
+        if runs:
+            added.add_argument("--nb", help="notebooks: names, folders or patterns (default: all)")
+            added.add_argument(
+                "--set", help='parameters to change, as in "ways=20 shots=5"; results go to .build/variants'
+            )
+        return added
+
+    for name, do, text in (
+        ("reproduce", _reproduce, "run every notebook whose results are not those of the code"),
+        ("status", _status, "say which results are not those of the code, and why"),
+    ):
+        added = command(name, do, text, runs=True)
+        added.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: quick)")
+        added.add_argument("--jobs", help="notebooks at once (default: 1; each uses the cores that are left)")
+    smoke = command("smoke", _smoke, "run notebooks at preset smoke, into .build/smoke", runs=True)
+    smoke.add_argument("--jobs", help="notebooks at once")
+    command("list", _list, "list notebooks and their parameters", runs=True)
+    checked = (
+        ("sync", _sync, "write the .ipynb beside each .py"),
+        ("claims", _claims, "renew the tables of claims and cost"),
+    )
+    for name, do, text in checked:
+        command(name, do, text, runs=False).add_argument(
+            "--check", action="store_true", help="only say what is out of date"
+        )
+    command("site", _site, "build the static site in .build/site", runs=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The tables that readers see: `results/README.md`, and the parts of the README between markers.
+
+Invariant: both are functions of the files in `results/`, so a test can tell whether they are up to date.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctml.companion.cache import write_atomically
+from ctml.companion.project import PRESETS, Notebook, Project
+
+_PUBLISHED = PRESETS[1:]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The results of one notebook at one preset, as they lie in `results/`."""
+
+    notebook: Notebook
+    preset: str
+    folder: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Return how the results came about."""
+        return _read(self.folder / "manifest.json")
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """Return the verdicts."""
+        return _read(self.folder / "claims.json")
+
+
+def published(project: Project, preset: str) -> list[Published]:
+    """List the published results of a preset in reading order."""
+    found = [Published(n, preset, project.results / preset / n.name) for n in project.notebooks()]
+    return [p for p in found if (p.folder / "manifest.json").is_file() and (p.folder / "claims.json").is_file()]
+
+
+def results_page(project: Project) -> str:
+    """Return the text of `results/README.md`."""
+    parts = [
+        "# Results",
+        "Written by `python -m ctml.companion claims` from the files in this folder; do not edit. "
+        "Each folder holds the figures, the tables as csv, the verdicts (`claims.json`), the executed notebook, and "
+        "`manifest.json`: code, versions, machine, parameters, data and the hash of every file.",
+    ]
+    for preset in _PUBLISHED:
+        results = published(project, preset)
+        parts.append(f"## Preset `{preset}`")
+        if not results:
+            parts.append(f"Nothing yet: `make reproduce PRESET={preset}`.")
+            continue
+        parts += ["### Claims", claims_table(results), "### Figures and tables", _files_table(results, project)]
+        parts += ["### Cost", cost_table(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def claims_table(results: list[Published]) -> str:
+    """Return the verdicts as a Markdown table."""
+    rows = []
+    for result in results:
+        for claim in result.claims:
+            verdict = f"**{claim['verdict']}**" + (f" ({claim['reason']})" if claim["reason"] else "")
+            rows.append(
+                [f"`{claim['id']}`", claim["says"], claim["where"], claim["measured"], f"`{claim['accept']}`", verdict]
+            )
+    if not rows:
+        return "No claims yet."
+    return _table(["claim", "the paper says", "where", "measured here", "rule", "verdict"], rows)
+
+
+def cost_table(results: list[Published]) -> str:
+    """Return what each notebook cost as a Markdown table; runs that came from the cache count with their own time."""
+    rows = []
+    for result in results:
+        record = result.manifest
+        machine = record["hardware"]
+        names = machine.get("gpus") or [f"{machine['processor']}, {machine['cores']} cores"]
+        rows.append([result.notebook.name, str(record["runs"]), _minutes(record["run_seconds"]), "; ".join(names)])
+    return _table(["notebook", "runs", "minutes of one process", "machine"], rows)
+
+
+def update(project: Project) -> list[str]:
+    """Write the pages that are not up to date and name them."""
+    written = outdated(project)
+    if "results/README.md" in written:
+        write_atomically(project.results / "README.md", results_page(project).encode())
+    if "README.md" in written:
+        write_atomically(project.root / "README.md", readme_page(project).encode())
+    return written
+
+
+def outdated(project: Project) -> list[str]:
+    """Name the pages that differ from what the results say."""
+    pages = {"results/README.md": results_page(project)}
+    if (project.root / "README.md").is_file():
+        pages["README.md"] = readme_page(project)
+    current = {name: _text(project.root / name) for name in pages}
+    return [name for name, text in pages.items() if current[name] != text]
+
+
+def readme_page(project: Project) -> str:
+    """Return the README with what stands between its markers (`<!-- claims:begin -->` and so on) renewed."""
+    text = _text(project.root / "README.md")
+    preset = next((p for p in reversed(_PUBLISHED) if published(project, p)), None)
+    for name, make in (("claims", claims_table), ("cost", cost_table)):
+        if preset is None:
+            content = "No results yet: `make reproduce`."
+        else:
+            tables = [(p, published(project, p)) for p in _PUBLISHED]
+            content = "\n\n".join(f"Preset `{p}`:\n\n{make(results)}" for p, results in tables if results)
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        text = re.sub(f"{begin}.*?{end}", lambda _, c=content, b=begin, e=end: f"{b}\n{c}\n{e}", text, flags=re.DOTALL)
+    return text
+
+
+def _files_table(results: list[Published], project: Project) -> str:
+    rows = []
+    for result in results:
+        base = result.folder.relative_to(project.results).as_posix()
+        notebook = f"[{result.notebook.name}]({base}/{result.notebook.title}.ipynb)"
+        for figure in result.manifest["figures"]:
+            link = f"[{figure['name']}]({base}/figures/{figure['name']}.svg)"
+            rows.append([figure["where"] or "ours", link, figure["caption"], notebook])
+        for name in result.manifest["outputs"]:
+            if name.endswith(".csv"):
+                rows.append(["table", f"[{name}]({base}/{name})", "", notebook])
+    return _table(["of the paper", "file", "what it shows", "notebook"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
