@@ -1,0 +1,116 @@
+"""Decode a dataset once, keep it as one raw uint8 file, and map it into memory ever after.
+
+Invariants:
+    * The key names everything the images depend on (format, dataset, options, the source's names, sizes and times), so a
+      stale file is never read; it is written whole or not at all.
+    * A data folder that cannot be written is no error: the decoded images then live in the user's cache folder, or, if
+      that is closed too, only in memory.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctml.data.fetch import may_write
+from ctml.types import ClassPool
+
+FORMAT = 1  # raise it when a loader's way of decoding changes
+
+Classes = Iterable[tuple[str, np.ndarray]]
+"""Pairs (class name, uint8 images (n, channels, height, width)), one class at a time."""
+
+
+def user_cache() -> Path:
+    """Return the user's cache folder for ctml."""
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "ctml"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctml"
+
+
+def fingerprint(*sources: Path) -> list:
+    """Describe files and folders by name, size and time of change, without reading them."""
+    files = (file for source in sources for file in ([source] if source.is_file() else sorted(source.rglob("*"))))
+    return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
+
+
+def decoded(name: str, home: Path, key: object, decode: Callable[[], Classes]) -> ClassPool:
+    """Return all classes of a source, decoding them only the first time.
+
+    Args:
+        name: of the dataset, for the file name.
+        home: data home; the decoded images go to its `.decoded` folder.
+        key: everything the images depend on, as JSON.
+        decode: yields the classes; called only if nothing is cached.
+    """
+    tag = hashlib.sha256(json.dumps([FORMAT, name, key], default=str).encode()).hexdigest()[:16]
+    folders = [home / ".decoded", user_cache() / ".decoded"]
+    for folder in folders:
+        pool = _read(folder / f"{name}-{tag}")
+        if pool is not None:
+            return pool
+    for folder in filter(may_write, folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(folder / f"{name}-{tag}", decode())
+    return _gather(decode())
+
+
+def select(pool: ClassPool, names: Sequence[str], source: str) -> ClassPool:
+    """Return the named classes of a pool, in the given order.
+
+    Args:
+        pool: all classes.
+        names: the classes wanted.
+        source: label of the result, "omniglot/train".
+    """
+    ends = pool.counts.cumsum(0)
+    position = {name: i for i, name in enumerate(pool.names)}
+    chosen = [position[name] for name in names]
+    rows = [torch.arange(int(ends[i] - pool.counts[i]), int(ends[i])) for i in chosen]
+    return ClassPool(pool.examples[torch.cat(rows)], pool.counts[chosen], tuple(names), source)
+
+
+def _read(stem: Path) -> ClassPool | None:
+    try:
+        about = json.loads(stem.with_suffix(".json").read_text())
+        images = np.memmap(stem.with_suffix(".u8"), np.uint8, "c", shape=tuple(about["shape"]))
+    except (OSError, ValueError):
+        return None  # nothing there, or half of it: decode again
+    return ClassPool(torch.from_numpy(images), torch.tensor(about["counts"]), tuple(about["names"]), about["source"])
+
+
+def _write(stem: Path, classes: Classes) -> ClassPool:
+    names, counts, shape = [], [], ()
+    part = stem.with_name(f"{stem.name}.{os.getpid()}.part")  # two processes may decode at once: each writes its own
+    try:
+        with part.open("wb") as file:
+            for name, images in classes:
+                file.write(np.ascontiguousarray(images).tobytes())
+                names.append(name)
+                counts.append(len(images))
+                shape = images.shape[1:]
+        about = {"shape": [sum(counts), *shape], "counts": counts, "names": names, "source": stem.name}
+        os.replace(part, stem.with_suffix(".u8"))
+        part.write_text(json.dumps(about))
+        os.replace(part, stem.with_suffix(".json"))  # last: it says that the images are whole
+    finally:
+        part.unlink(missing_ok=True)
+    return _read(stem)
+
+
+def _gather(classes: Classes) -> ClassPool:
+    names, images = zip(*classes, strict=True)
+    counts = torch.tensor([len(these) for these in images])
+    return ClassPool(torch.from_numpy(np.concatenate(images)), counts, names, "")
+
+
+def one_by_one(names: Sequence[str], images: np.ndarray, counts: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Cut an array that is sorted by class into the pairs that `decoded` wants."""
+    start = 0
+    for name, count in zip(names, counts, strict=True):
+        yield name, images[start : start + count]
+        start += count

@@ -1,0 +1,89 @@
+"""miniImageNet: 100 ImageNet classes of 600 images, RGB `(n, 3, 84, 84)`, split 64/16/20 by Ravi and Larochelle (2017).
+
+Three published forms of a split are read, whichever lies in the folder: `mini-imagenet-cache-<split>.pkl` as Ren et al.
+(2018) and learn2learn give it (that is what is downloaded), the `mini-imagenet.tar.gz` that holds the three, and
+`miniImageNet_category_split_*.pickle` as Gidaris and Lee et al. (2019) give it. The first two name the classes, and the
+names are checked against the official split; the last numbers them only.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ctml.data.archives import members
+from ctml.data.cache import decoded, fingerprint
+from ctml.data.errors import DataError
+from ctml.data.fetch import note_if_other, obtain, refuse_html
+from ctml.data.pickles import unpickle
+from ctml.data.registry import DATASETS, TRAIN_VAL_TEST
+from ctml.data.splits import class_names
+from ctml.types import ClassPool
+
+SIDE = 84
+PER_CLASS = 600
+FOLDER = "mini_imagenet"
+TAR = "mini-imagenet.tar.gz"
+CATEGORY_SPLIT = {"train": "train_phase_train", "val": "val", "test": "test"}
+
+
+def load(split: str, *, home: Path, download: bool = True) -> ClassPool:
+    """Load one split ("train", "val", "test")."""
+    source = _source(split, home, download)
+    pool = decoded(f"{FOLDER}-{split}", home, fingerprint(source), lambda: _decode(source, split))
+    return ClassPool(pool.examples, pool.counts, pool.names, f"{FOLDER}/{split}")
+
+
+def files(home: Path, download: bool = True) -> list[Path]:
+    """Return the files of the three splits, fetching them if need be."""
+    return list(dict.fromkeys(_source(split, home, download) for split in TRAIN_VAL_TEST))
+
+
+def _source(split: str, home: Path, download: bool) -> Path:
+    by_hand = (f"mini-imagenet-cache-{split}.pkl", f"miniImageNet_category_split_{CATEGORY_SPLIT[split]}.pickle", TAR)
+    for name in by_hand:
+        path = home / FOLDER / name
+        if path.is_file():
+            refuse_html(path)
+            return path
+    return obtain(DATASETS[FOLDER], _archive(split), home, download)
+
+
+def _archive(split: str):
+    return DATASETS[FOLDER].archives[TRAIN_VAL_TEST.index(split)]
+
+
+def _decode(source: Path, split: str) -> Iterator[tuple[str, np.ndarray]]:
+    if source.name == _archive(split).name:
+        note_if_other(source, _archive(split))
+    contents = _read(source, split)
+    expected = class_names(FOLDER, split)
+    try:
+        if "class_dict" in contents:
+            images, rows = contents["image_data"], {k: np.asarray(v) for k, v in contents["class_dict"].items()}
+            same = sorted(rows) == expected
+        else:
+            images, labels = np.asarray(contents["data"]), np.asarray(contents["labels"])
+            rows = {f"{split}_{label:03d}": np.flatnonzero(labels == label) for label in np.unique(labels)}
+            same = len(rows) == len(expected)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{source} is no miniImageNet file ({error!r}); delete it and fetch or place it again") from error
+    if not same or images.shape[1:] != (SIDE, SIDE, 3) or any(len(these) != PER_CLASS for these in rows.values()):
+        raise DataError(
+            f"{source} does not hold the {len(expected)} official {split} classes of {PER_CLASS} images {SIDE}x{SIDE}; "
+            "delete it and fetch or place it again"
+        )
+    for name in sorted(rows):
+        yield name, images[rows[name]].astype(np.uint8).transpose(0, 3, 1, 2)
+
+
+def _read(source: Path, split: str):
+    if source.name != TAR:
+        with source.open("rb") as file:
+            return unpickle(file, source)
+    import io
+
+    for member, read in members(source):
+        if member.endswith(f"mini-imagenet-cache-{split}.pkl"):
+            return unpickle(io.BytesIO(read()), source)
+    raise DataError(f"{source} has no mini-imagenet-cache-{split}.pkl inside; delete it and fetch or place it again")
