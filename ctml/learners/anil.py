@@ -1,54 +1,188 @@
-"""ANIL: adapt the head only; the features are shared by all tasks and computed once (Raghu et al. 2020).
+"""ANIL: adapt some of the parameters, w; the others, phi, are common to all tasks (Raghu et al. 2020; Ji et al. 2020).
 
     w_0 = w,   w_{m+1} = w_m - alpha grad_w L_S(w_m, phi),   F(w, phi) = E L_Q(w_N, phi)
+    dF/dw   = E (I - alpha H_0) ... (I - alpha H_{N-1}) dL_Q/dw,                          H_m = d2L_S/dw2   at w_m
+    dF/dphi = E dL_Q/dphi - alpha sum_m C_m' (I - alpha H_{m+1}) ... (I - alpha H_{N-1}) dL_Q/dw,   C_m = d2L_S/dphi dw
 
-The features of a support set do not change in the inner loop, so one ordinary batch through the body serves all tasks
-and all steps; the inner loop is that of MAML on a linear model.
+Two geometries of the inner loop. Strongly convex: w is the linear head and L_S has a ridge (mu/2)|w|^2. Nonconvex: w is
+the last blocks. In both, what w does not touch is constant in the inner loop: when w lies in the model's head, the
+features below go through the body once, in one ordinary batch for all tasks and all steps. That is the saving.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ctml import trees
+from ctml.checks import at_least
 from ctml.learners.maml import MAML
 from ctml.types import Examples, Loss, Params, TaskBatch
 
+BACKWARD = ("autograd", "reverse")
 
-class ANIL(MAML):
-    """Meta-learn features and the initial head; adapt the head.
 
-    Args:
-        model: has `features(x, context=None)` and a linear layer `head` on top of it (see `ctml.models`).
-        loss, inner_lr, inner_steps, order, tasks_at_once: as in `MAML` ("second" or "first").
+@dataclass
+class Evaluations:
+    """What meta-training has evaluated so far, one count per task.
 
-    Raises:
-        ValueError: if the model has no such parts, or the order is "hessian-free".
+    Attributes:
+        inner_gradients: grad_w L_S.
+        outer_gradients: grad_(w, phi) L_Q.
+        hessian_vector: d2L_S/dw2 v.
+        mixed_vector: (d2L_S/dphi dw)' v.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, **options):
-        super().__init__(model, loss, **options)
-        if not (hasattr(model, "features") and hasattr(model, "head")):
-            raise ValueError(
-                f"model={type(model).__name__}: ANIL needs its features(x, context) and its head; see ctml.models"
-            )
-        if self.order == "hessian-free":
+    inner_gradients: int = 0
+    outer_gradients: int = 0
+    hessian_vector: int = 0
+    mixed_vector: int = 0
+
+
+class ANIL(MAML):
+    """Meta-learn all parameters; adapt the chosen ones.
+
+    Args:
+        model, loss, inner_lr, inner_steps, tasks_at_once: as in `MAML`.
+        order: "second" (exact) or "first" (drops both products of second derivatives; FO-ANIL).
+        adapts: which parameters are w: a dotted prefix ("head", "blocks.3"), several of them, or a predicate on names.
+        ridge: mu of the term (mu/2)|w|^2 that the inner loss gets; the query loss has none.
+        backward: how the exact meta-gradient is made. "autograd" keeps the inner loop's graph; "reverse" keeps only
+            w_0 .. w_N and forms the products step by step, the same numbers in little memory.
+
+    Attributes:
+        evaluations: counters of gradients and second-order products, filled by `meta_gradient`.
+
+    Raises:
+        ValueError: if `adapts` matches no parameter, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        inner_lr: float,
+        inner_steps: int = 1,
+        order: str = "second",
+        adapts: str | Sequence[str] | Callable[[str], bool] = "head",
+        ridge: float = 0.0,
+        backward: str = "autograd",
+        tasks_at_once: int | None = None,
+    ):
+        super().__init__(
+            model, loss, inner_lr=inner_lr, inner_steps=inner_steps, order=order, tasks_at_once=tasks_at_once
+        )
+        if order == "hessian-free":
             raise ValueError("order='hessian-free': ANIL's exact meta-gradient is cheap; use order='second' or 'first'")
+        if backward not in BACKWARD:
+            raise ValueError(f"backward={backward!r}: must be one of {', '.join(BACKWARD)}")
+        at_least("ridge", ridge, 0)
+        self.ridge, self.backward, self.evaluations = ridge, backward, Evaluations()
+        self.adapted_names = _matching(model, adapts)
+        # Only then can the body's output be kept: no inner step changes it.
+        self.keeps_features = hasattr(model, "features") and all(n.startswith("head.") for n in self.adapted_names)
 
     def embed(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the shared features `(tasks, n, features)`."""
-        return self.model.features(x, context)
+        """Return what no inner step changes: the features if w lies in the head, else the input itself."""
+        return self.model.features(x, context) if self.keeps_features else x
 
     def forward(self, params: Params, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the head's outputs on features; here x is what `embed` returned."""
-        return functional_call(self.model.head, params, (x,))
+        """Return the model's outputs at adapted parameters; here x is what `embed` returned."""
+        if self.keeps_features:
+            return functional_call(self.model.head, params, (x,))
+        return super().forward(params, x, context)
 
     def shared(self) -> Params:
-        """Return the head's parameters: all that the inner loop moves."""
-        return dict(self.model.head.named_parameters())
+        """Return w, named as `forward` wants it."""
+        prefix = "head." if self.keeps_features else ""
+        return {name.removeprefix(prefix): self.model.get_parameter(name) for name in self.adapted_names}
+
+    def common(self) -> Params:
+        """Return phi: the parameters that only the outer loop moves."""
+        return {name: p for name, p in self.model.named_parameters() if name not in self.adapted_names}
+
+    def gradient(self, params: Params, examples: Examples, create_graph: bool = False) -> Params:
+        """Return each task's gradient of its loss plus (mu/2)|w|^2."""
+        gradients = super().gradient(params, examples, create_graph)
+        if self.ridge == 0:
+            return gradients
+        w = params if create_graph else {k: p.detach() for k, p in params.items()}
+        return trees.axpy(self.ridge, w, gradients)
 
     def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
-        """Take the inner steps of the head on the support features."""
+        """Take the inner steps of w on the support features."""
         return super().adapt(Examples(self.embed(support.x), support.y), inner_steps)
 
     def predict(self, adapted: Params, batch: TaskBatch) -> Tensor:
-        """Return the outputs on the query sets at adapted heads."""
-        return self.forward(adapted, self.embed(batch.query.x, context=batch.support.x))
+        """Return the outputs on the query sets at adapted parameters."""
+        return self.forward(adapted, self.embed(batch.query.x, context=batch.support.x), context=batch.support.x)
+
+    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
+        """Fill `.grad` with the meta-gradient; return the tasks' query losses."""
+        second = batch.n_tasks * self.inner_steps * (self.order == "second")
+        self.evaluations.inner_gradients += batch.n_tasks * self.inner_steps
+        self.evaluations.outer_gradients += batch.n_tasks
+        self.evaluations.hessian_vector += second
+        self.evaluations.mixed_vector += second if self.common() else 0
+        if self.backward == "autograd":
+            return super().meta_gradient(batch)
+        self.zero_grad()
+        return torch.cat([self._reverse(part, 1 / batch.n_tasks) for part in batch.split(self.tasks_at_once)])
+
+    def _reverse(self, batch: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        embedded = [self.embed(batch.support.x), self.embed(batch.query.x, context=batch.support.x)]
+        h_S, h_Q = (_leaf(h) if self.keeps_features else h for h in embedded)
+        # Kept features stand for the body's parameters up to the last line, where the body is differentiated, once.
+        beside = [p for name, p in self.common().items() if not self.keeps_features or name.startswith("head.")]
+        phi = [h_S, h_Q, *beside] if self.keeps_features else beside
+        support = Examples(h_S.detach(), batch.support.y)
+        with torch.no_grad():
+            path = [self.expanded(support)]
+            for _ in range(self.inner_steps):
+                path.append(self.inner_step(path[-1], support))
+
+        w = {k: _leaf(p) for k, p in path.pop().items()}
+        losses = self.loss(self.forward(w, h_Q, context=batch.support.x), batch.query.y)
+        v, p = _pull_back(losses.sum(), w, phi)
+        for w_m in reversed(path) if self.order == "second" else ():
+            w = {k: _leaf(p_m) for k, p_m in w_m.items()}
+            slope = trees.dot(self.gradient(w, Examples(h_S, batch.support.y), create_graph=True), v)
+            Hv, Cv = _pull_back(slope, w, phi)
+            p = [p_j - self.inner_lr * c_j for p_j, c_j in zip(p, Cv, strict=True)]
+            v = trees.axpy(-self.inner_lr, Hv, v)
+
+        self.accumulate(v, weight)
+        sources = [*embedded, *beside] if self.keeps_features else beside
+        reached = [(t, weight * p_j) for t, p_j in zip(sources, p, strict=True) if t.requires_grad]
+        if reached:
+            torch.autograd.backward(*zip(*reached, strict=True))
+        return losses.detach()
+
+
+def _matching(model: nn.Module, adapts: str | Sequence[str] | Callable[[str], bool]) -> tuple[str, ...]:
+    names = [name for name, _ in model.named_parameters()]
+    prefixes = () if callable(adapts) else (adapts,) if isinstance(adapts, str) else tuple(adapts)
+    for prefix in prefixes:
+        if not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+            raise ValueError(
+                f"model={type(model).__name__}: ANIL needs its features(x, context) and its head (see ctml.models), or "
+                f"adapts= what it has; adapts={prefix!r} is none of {', '.join(names)}"
+            )
+    chosen = adapts if callable(adapts) else lambda n: any(f"{n}.".startswith(f"{prefix}.") for prefix in prefixes)
+    matching = tuple(filter(chosen, names))
+    if not matching:
+        raise ValueError(f"adapts={adapts}: chooses none of {', '.join(names)}; nothing would adapt")
+    return matching
+
+
+def _leaf(t: Tensor) -> Tensor:
+    return t.detach().requires_grad_()
+
+
+def _pull_back(value: Tensor, w: Params, phi: list[Tensor]) -> tuple[Params, list[Tensor]]:
+    gradients = torch.autograd.grad(value, [*w.values(), *phi], materialize_grads=True)
+    return dict(zip(w, gradients, strict=False)), list(gradients[len(w) :])

@@ -1,0 +1,194 @@
+"""ANIL for any choice of adapted parameters: its ways to the meta-gradient, against each other and the theory."""
+
+import pytest
+import torch
+from torch import nn
+
+import ctml
+from ctml import Examples, TaskBatch
+from ctml.models import MLP, Conv4, DeepHead, PerTask
+from ctml.rng import generator
+from ctml.tasks import Sinusoid
+from ctml.theory import anil as theory
+
+TASKS, WAYS, LR = 4, 3, 0.3
+
+
+class TwoBlocks(nn.Module):
+    """A linear model whose parameters are w and phi, so that the learner itself runs the theory's instances."""
+
+    def __init__(self, w, phi):
+        super().__init__()
+        self.w, self.phi = nn.Parameter(w.clone()), nn.Parameter(phi.clone())
+
+    def forward(self, x, context=None):
+        x_w, x_phi = x.split([self.w.shape[-1], self.phi.shape[-1]], dim=-1)
+        return x_w @ self.w.unsqueeze(-1) + x_phi @ self.phi.unsqueeze(-1)
+
+
+def as_batch(instance):
+    """Write an instance's losses as a loss of the outputs of `TwoBlocks` on examples."""
+    if isinstance(instance, theory.LogCoshTasks):
+        x, y = torch.cat([instance.x, instance.z], -1), instance.y[..., None]
+        n = x.shape[1] // 2
+        batch = TaskBatch(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
+        return batch, lambda out, y: theory.log_cosh(out - y).flatten(1).mean(1), instance.ridge
+
+    def least_squares(matrix, map_, offset):
+        root = torch.linalg.cholesky(matrix).mT
+        return Examples(torch.cat([root, -root @ map_], -1), root @ offset[..., None])
+
+    batch = TaskBatch(
+        least_squares(instance.A, instance.C, instance.c), least_squares(instance.E, instance.D, instance.d)
+    )
+    return batch, lambda out, y: 0.5 * (out - y).square().flatten(1).sum(1), 0.0
+
+
+@pytest.fixture
+def images():
+    x = torch.rand(TASKS, 4 * WAYS, 1, 16, 16, generator=generator(0, "x"), dtype=torch.float64)
+    y = torch.arange(WAYS).repeat(2).expand(TASKS, -1)
+    return TaskBatch(Examples(x[:, : 2 * WAYS], y), Examples(x[:, 2 * WAYS :], y))
+
+
+def conv4(norm="transductive"):
+    return Conv4(1, WAYS, width=3, side=16, norm=norm, generator=generator(0, "w")).double()
+
+
+def meta_gradient(model, batch, loss=ctml.cross_entropy, **options):
+    learner = ctml.ANIL(model, loss, **{"inner_lr": LR, "inner_steps": 3, **options})
+    losses = learner.meta_gradient(batch)
+    return losses, torch.cat([p.grad.flatten() for p in model.parameters()]), learner
+
+
+def assert_same(one, other, rtol=1e-9):
+    torch.testing.assert_close(one[0], other[0], rtol=rtol, atol=0)
+    assert float((one[1] - other[1]).norm() / other[1].norm()) < rtol
+
+
+@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+@pytest.mark.parametrize("kind", [theory.QuadraticTasks, theory.LogCoshTasks])
+def test_meta_gradient_equals_the_theorys(kind, steps, backward):
+    """The learner in the paper's letters against torch.func through the instance's own formulas."""
+    instance, stream = kind.draw(generator(1, "instance")), generator(1, "point")
+    w, phi = (torch.randn(1, n, generator=stream, dtype=torch.float64) for n in (6, 4))
+    batch, loss, ridge = as_batch(instance)
+    seen = meta_gradient(
+        TwoBlocks(w[0], phi[0]),
+        batch,
+        loss,
+        inner_lr=0.5,
+        inner_steps=steps,
+        adapts="w",
+        ridge=ridge,
+        backward=backward,
+    )
+    expected = torch.cat(theory.meta_gradient(instance, w, phi, 0.5, steps), 1)[0]
+    assert float((seen[1] - expected).norm() / expected.norm()) < 1e-12
+
+
+CHOICES = {
+    "head": {},
+    "head with a ridge": {"ridge": 0.2},
+    "one tensor": {"adapts": "head.bias"},
+    "last block and head": {"adapts": ("blocks.3", "head")},
+    "a predicate": {"adapts": lambda name: "norm" in name, "ridge": 0.2},
+    "first order": {"order": "first", "ridge": 0.2},
+}
+
+
+@pytest.mark.parametrize("options", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("tasks_at_once", [None, 3])
+@pytest.mark.parametrize("norm", ["transductive", "support"])
+def test_reverse_loop_equals_autograd(images, options, tasks_at_once, norm):
+    reverse = meta_gradient(conv4(norm), images, backward="reverse", tasks_at_once=tasks_at_once, **options)
+    assert_same(reverse, meta_gradient(conv4(norm), images, **options))
+
+
+@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("adapts", ["head", ("blocks.2", "blocks.3", "head")])
+def test_kept_features_equal_the_whole_network_at_each_step(images, adapts, backward):
+    """A cut network computes its features once; its numbers are those of running everything at every step."""
+    blocks = sum(name.startswith("blocks") for name in adapts) if isinstance(adapts, tuple) else 0
+    model = conv4()
+    kept = meta_gradient(DeepHead(model, blocks) if blocks else model, images, ridge=0.1, backward=backward)
+    whole = conv4()
+    learner = ctml.ANIL(
+        whole, ctml.cross_entropy, inner_lr=LR, inner_steps=3, adapts=adapts, ridge=0.1, backward=backward
+    )
+    learner.keeps_features = False
+    losses = learner.meta_gradient(images)
+    assert kept[2].keeps_features
+    by_name = dict(model.named_parameters())
+    torch.testing.assert_close(kept[0], losses, rtol=1e-10, atol=0)
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(by_name[name].grad, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+def test_adapting_everything_is_maml(images, backward):
+    maml = ctml.MAML(conv4(), ctml.cross_entropy, inner_lr=LR, inner_steps=3)
+    losses = maml.meta_gradient(images)
+    expected = torch.cat([p.grad.flatten() for p in maml.model.parameters()])
+    assert_same(meta_gradient(conv4(), images, adapts=lambda name: True, backward=backward), (losses, expected))
+
+
+@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+def test_any_ordinary_module_can_be_split_by_name(backward):
+    batch = Sinusoid(shots=5, queries=5).sample(TASKS, generator(0, "t")).to(dtype=torch.float64)
+    layers = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    mlp = MLP([1, 8, 1], activation=torch.tanh).double()
+    with torch.no_grad():
+        for mine, theirs in zip(mlp.parameters(), layers.parameters(), strict=True):
+            mine.copy_(theirs)
+    wrapped = meta_gradient(PerTask(layers), batch, ctml.mse, adapts="module.2", backward=backward)
+    assert_same(wrapped, meta_gradient(mlp, batch, ctml.mse))
+
+
+def test_ridge_pulls_the_head_towards_zero(images):
+    """With a loss that is flat, each step multiplies w by 1 - alpha mu."""
+    learner = ctml.ANIL(conv4(), lambda out, y: 0 * out.sum((1, 2)), inner_lr=0.5, inner_steps=4, ridge=0.2)
+    adapted, start = learner.adapt(images.support), learner.shared()
+    for name, w in adapted.items():
+        torch.testing.assert_close(w, (0.9**4 * start[name]).expand_as(w))
+
+
+@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+def test_evaluations_count_what_the_theorem_counts(images, backward, monkeypatch):
+    calls = {"graph": 0, "plain": 0}
+    gradient = torch.autograd.grad
+
+    def counted(*args, create_graph=False, **options):
+        calls["graph" if create_graph else "plain"] += 1
+        return gradient(*args, create_graph=create_graph, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    *_, learner = meta_gradient(conv4(), images, backward=backward)
+    seen = learner.evaluations
+    assert (seen.inner_gradients, seen.outer_gradients) == (TASKS * 3, TASKS)
+    assert (seen.hessian_vector, seen.mixed_vector) == (TASKS * 3, TASKS * 3)
+    if backward == "reverse":  # all tasks at once: N inner, 1 outer, N pulled back, each through one gradient's graph
+        assert calls == {"plain": 3 + 1 + 3, "graph": 3}
+    *_, first = meta_gradient(conv4(), images, order="first", backward=backward)
+    assert (first.evaluations.hessian_vector, first.evaluations.mixed_vector) == (0, 0)
+    *_, everything = meta_gradient(conv4(), images, adapts=lambda name: True, backward=backward)
+    assert everything.evaluations.mixed_vector == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapts": "tail"}, "adapts='tail' is none of blocks.0.conv.weight"),
+        ({"adapts": ("head", "tail")}, "adapts='tail' is none of"),
+        ({"adapts": "hea"}, "adapts='hea' is none of"),
+        ({"adapts": lambda name: False}, "nothing would adapt"),
+        ({"adapts": ()}, "nothing would adapt"),
+        ({"backward": "sideways"}, "backward='sideways': must be one of autograd, reverse"),
+        ({"ridge": -1.0}, "ridge=-1.0: must be at least 0"),
+        ({"order": "hessian-free"}, "order='hessian-free': ANIL's exact"),
+    ],
+)
+def test_senseless_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ctml.ANIL(conv4(), ctml.cross_entropy, inner_lr=LR, **options)
