@@ -64,7 +64,9 @@ def load(name: str, split: str, *, root: str | Path | None = None, download: boo
         if option not in known:
             raise ValueError(f"option {option}= is unknown; {name} takes: {', '.join(known) or 'none'}")
     if name == "folder" and root is None:
-        raise ValueError("root=None: name the folder (or zip) with your images, load('folder', split, root='my_images')")
+        raise ValueError(
+            "root=None: name the folder (or zip) with your images, load('folder', split, root='my_images')"
+        )
     home = Path(root).expanduser() if root is not None else data_home()
     return loader(split, home=home, download=download, **options)
 

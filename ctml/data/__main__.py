@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ctml.data import DataError, available, data_home, fetch, load
-from ctml.data.fetch import digest, matches
+from ctml.data.download import digest, matches
 from ctml.data.registry import DATASETS, Archive
 
 

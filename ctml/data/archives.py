@@ -2,19 +2,21 @@
 
 Invariants:
     * Nothing is ever unpacked to disk, so nothing can be written outside the data folder.
-    * An archive with a member that would climb out of it (absolute, "..", a link) is refused whole: it was tampered with.
+    * An archive with a member that would climb out of it (absolute, "..", a link) is refused: it was tampered with.
 """
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ctml.data.errors import DataError
 
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError)
-"""What the standard library raises for a damaged or cut-off archive (zlib's error is caught by name below)."""
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
+"""What the standard library raises for a damaged or cut-off archive."""
 
 
 def refuse_climbing(archive: Path, name: str, is_link: bool = False) -> None:
@@ -40,6 +42,8 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             refuse_climbing(path, info.name, info.issym() or info.islnk())
             if info.isfile():
                 yield info.name, lambda info=info: archive.extractfile(info).read()
+        while archive.fileobj.read(1 << 20):
+            pass  # tarfile stops at its own end mark; only the end of the stream shows that nothing was cut off
 
 
 def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -51,11 +55,9 @@ def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 @contextmanager
 def naming(path: Path):
     """Turn whatever a damaged file raises into one line that names the file."""
-    import zlib
-
     try:
         yield
-    except (*DAMAGED, zlib.error) as error:
+    except DAMAGED as error:
         cut = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{path} is damaged or cut off ({cut}); delete it and fetch or place it again") from error
 
@@ -74,11 +76,20 @@ def members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         DataError: the archive is damaged, or a member leads out of it.
     """
     with naming(path):
-        if path.is_dir():
-            yield from _folder_members(path)
-        elif zipfile.is_zipfile(path):
-            yield from _zip_members(path)
-        elif tarfile.is_tarfile(path):
-            yield from _tar_members(path)
-        else:
-            raise DataError(f"{path} is damaged or cut off (neither zip nor tar); delete it and fetch or place it again")
+        for name, read in _walk(path):
+            yield name, partial(_named, path, read)
+
+
+def _walk(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    if path.is_dir():
+        return _folder_members(path)
+    if zipfile.is_zipfile(path):
+        return _zip_members(path)
+    if tarfile.is_tarfile(path):
+        return _tar_members(path)
+    raise DataError(f"{path} is damaged or cut off (neither zip nor tar); delete it and fetch or place it again")
+
+
+def _named(path: Path, read: Callable[[], bytes]) -> bytes:
+    with naming(path):
+        return read()

@@ -1,7 +1,7 @@
 """Decode a dataset once, keep it as one raw uint8 file, and map it into memory ever after.
 
 Invariants:
-    * The key names everything the images depend on (format, dataset, options, the source's names, sizes and times), so a
+    * The key names all that the images depend on (format, dataset, options, the source's names, sizes and times), so a
       stale file is never read; it is written whole or not at all.
     * A data folder that cannot be written is no error: the decoded images then live in the user's cache folder, or, if
       that is closed too, only in memory.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ctml.data.fetch import may_write
+from ctml.data.download import may_write
 from ctml.types import ClassPool
 
 FORMAT = 1  # raise it when a loader's way of decoding changes

@@ -8,8 +8,8 @@ import numpy as np
 
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint, select
+from ctml.data.download import note_if_other, obtain
 from ctml.data.errors import DataError
-from ctml.data.fetch import note_if_other, obtain
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS
 from ctml.types import ClassPool

@@ -1,4 +1,4 @@
-"""FC100: CIFAR-100 split by superclass, 12/4/4 of them, so 60/20/20 classes (TADAM, NeurIPS 2018); RGB `(n, 3, 32, 32)`."""
+"""FC100: CIFAR-100 split by superclass, 12/4/4 of them or 60/20/20 classes (TADAM, 2018); RGB `(n, 3, 32, 32)`."""
 
 from pathlib import Path
 

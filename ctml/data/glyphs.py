@@ -33,7 +33,7 @@ LATIN_STYLES = (
     "DOUBLE-STRUCK",
 )  # fmt: skip
 SCRIPTS = {
-    "train": (*LATIN_STYLES, "ARABIC", "CANADIAN", "OLD ITALIC", "OGHAM", "LISU"),
+    "train": (*LATIN_STYLES, "ARABIC LETTER", "CANADIAN", "OLD ITALIC", "OGHAM", "LISU"),
     "val": ("GREEK", "GEORGIAN", "COPTIC"),
     "test": ("CYRILLIC", "ARMENIAN", "HEBREW", "TIFINAGH", "LAO", "NKO"),
 }
@@ -183,7 +183,8 @@ def _distinct(masters: UInt8[Tensor, "n master master"]) -> list[int]:
     """Return the indices of the letters that look like no earlier one that was kept."""
     from scipy.ndimage import gaussian_filter
 
-    blurred = gaussian_filter(masters.numpy().astype(np.float32), (0, BLUR, BLUR))[:, ::2, ::2].reshape(len(masters), -1)
+    blurred = gaussian_filter(masters.numpy().astype(np.float32), (0, BLUR, BLUR))[:, ::2, ::2]
+    blurred = blurred.reshape(len(masters), -1)
     blurred /= np.linalg.norm(blurred, axis=1, keepdims=True)
     likeness = blurred @ blurred.T
     kept: list[int] = []

@@ -13,8 +13,8 @@ import numpy as np
 
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint
+from ctml.data.download import note_if_other, obtain, refuse_html
 from ctml.data.errors import DataError
-from ctml.data.fetch import note_if_other, obtain, refuse_html
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS, TRAIN_VAL_TEST
 from ctml.data.splits import class_names
@@ -67,7 +67,7 @@ def _decode(source: Path, split: str) -> Iterator[tuple[str, np.ndarray]]:
             rows = {f"{split}_{label:03d}": np.flatnonzero(labels == label) for label in np.unique(labels)}
             same = len(rows) == len(expected)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source} is no miniImageNet file ({error!r}); delete it and fetch or place it again") from error
+        raise DataError(f"{source} is no miniImageNet file ({error!r}); fetch or place it again") from error
     if not same or images.shape[1:] != (SIDE, SIDE, 3) or any(len(these) != PER_CLASS for these in rows.values()):
         raise DataError(
             f"{source} does not hold the {len(expected)} official {split} classes of {PER_CLASS} images {SIDE}x{SIDE}; "

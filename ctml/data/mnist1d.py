@@ -95,7 +95,9 @@ def _signals(templates: Float[Tensor, "n points"], stream: torch.Generator) -> F
 
     n, points = templates.shape
     width = points + PADDING[1]
-    uniform = lambda: torch.rand(n, 1, generator=stream, dtype=torch.float64)  # noqa: E731
+
+    def uniform() -> Tensor:
+        return torch.rand(n, 1, generator=stream, dtype=torch.float64)
 
     pad = PADDING[0] + torch.floor(uniform() * (PADDING[1] - PADDING[0] + 1))
     # Sampling the padded signal at `width` equal steps: beyond the template's last point it is zero.
@@ -119,9 +121,7 @@ def _signals(templates: Float[Tensor, "n points"], stream: torch.Generator) -> F
     return _interpolate(signal, torch.linspace(0, width - 1, LENGTH, dtype=torch.float64).expand(n, -1))
 
 
-def _interpolate(
-    signal: Float[Tensor, "n width"], position: Float[Tensor, "n samples"]
-) -> Float[Tensor, "n samples"]:
+def _interpolate(signal: Float[Tensor, "n width"], position: Float[Tensor, "n samples"]) -> Float[Tensor, "n samples"]:
     """Read each row at fractional positions, linearly between neighbours."""
     left = position.floor().long().clamp(0, signal.shape[1] - 2)
     fraction = position - left

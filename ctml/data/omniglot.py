@@ -3,9 +3,9 @@
 White ink (255) on black, `(n, 1, size, size)`, shrunk from 105x105 with a Lanczos filter as Finn et al. (2017) did.
 
 How the characters are divided (`protocol=`):
-    random    1,200 characters drawn at random, irrespective of alphabet, for train; the other 423 for test (Santoro et al.
-              2016, Finn et al. 2017). Neither published its list, so ours is drawn from the sorted names by `split_seed`.
-              `validation=100` sets the last 100 of the 1,200 aside as "val", as Finn et al.'s code does.
+    random    1,200 characters drawn at random, irrespective of alphabet, for train; the other 423 for test (Santoro
+              et al. 2016, Finn et al. 2017). Neither published a list, so ours is drawn from the sorted names by
+              `split_seed`. `validation=100` sets the last 100 of the 1,200 aside as "val", as Finn et al.'s code does.
     vinyals   the fixed list that Ren et al. (2018) and torchmeta use: the first 1,200 of the sorted names against the
               last 423; "val" is five of the background alphabets (172), "train" the other 1,028.
     lake      the authors' own: 30 background alphabets (964) against 20 evaluation alphabets (659).
@@ -24,8 +24,8 @@ import torch
 
 from ctml.data.archives import members, naming
 from ctml.data.cache import decoded, fingerprint, select
+from ctml.data.download import obtain
 from ctml.data.errors import DataError
-from ctml.data.fetch import obtain
 from ctml.data.registry import DATASETS, Archive
 from ctml.rng import generator
 from ctml.types import ClassPool
@@ -169,4 +169,4 @@ def _check(source: Path, characters: dict[str, dict]) -> None:
         )
     for name, drawings in characters.items():
         if len(drawings) != DRAWINGS:
-            raise DataError(f"{source}: {name} has {len(drawings)} drawings instead of {DRAWINGS}; fetch or place it again")
+            raise DataError(f"{source}: {name} has {len(drawings)} drawings instead of {DRAWINGS}; place it again")

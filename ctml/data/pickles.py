@@ -31,7 +31,7 @@ class _NumpyOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
-            raise DataError(f"{self.source} wants to load {module}.{name}: not a plain data file; fetch or place it again")
+            raise DataError(f"{self.source} wants to load {module}.{name}: not a plain data file; delete it")
         return super().find_class(module, name)
 
 

@@ -1,4 +1,4 @@
-"""tieredImageNet: 608 ImageNet classes in 34 categories, RGB `(n, 3, 84, 84)`, split by category (Ren et al., ICLR 2018).
+"""tieredImageNet: 608 ImageNet classes in 34 categories, split by category (Ren et al., 2018); RGB `(n, 3, 84, 84)`.
 
 351/97/160 classes with 448,695/124,261/206,209 images; classes differ in size. The images are PNG files in a pickled
 list; decoded they take 9.5, 2.6 and 4.4 GB, which stay on disk and are mapped into memory. The published pickles name
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ctml.data.cache import decoded, fingerprint
+from ctml.data.download import obtain, refuse_html
 from ctml.data.errors import DataError
-from ctml.data.fetch import obtain, refuse_html
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS, TRAIN_VAL_TEST
 from ctml.types import ClassPool
@@ -57,7 +57,7 @@ def _decode(images_file: Path, labels_file: Path, split: str) -> Iterator[tuple[
     try:
         labels, names = np.asarray(about["label_specific"]), list(about["label_specific_str"])
     except (KeyError, TypeError) as error:
-        raise DataError(f"{labels_file} is no label file of tieredImageNet; delete it and fetch or place it again") from error
+        raise DataError(f"{labels_file} is no label file of tieredImageNet; fetch or place it again") from error
     with images_file.open("rb") as file:
         images = unpickle(file, images_file)
     if (len(names), len(labels), len(images)) != (*CONTENTS[split], CONTENTS[split][1]):

@@ -24,7 +24,7 @@ from ctml.data.errors import DataError
 from ctml.data.registry import Archive, Dataset
 
 BLOCK = 1 << 20  # bytes read at a time
-TIMEOUT = 30  # seconds without a byte before a mirror is given up
+TIMEOUT = 20  # seconds without a byte before a mirror is given up
 ATTEMPTS = 3  # continuations on one mirror after a broken connection
 
 
@@ -109,7 +109,9 @@ def matches(path: Path, archive: Archive) -> bool | None:
 def note_if_other(path: Path, archive: Archive) -> None:
     """Warn if a file is not the published one: it was placed by hand, and only its contents can be judged."""
     if matches(path, archive) is False:
-        warnings.warn(f"{path} is not the published file ({archive.checksum}); judging it by its contents", stacklevel=2)
+        warnings.warn(
+            f"{path} is not the published file ({archive.checksum}); judging it by its contents", stacklevel=2
+        )
 
 
 def refuse_html(path: Path) -> None:
@@ -117,7 +119,8 @@ def refuse_html(path: Path) -> None:
     with path.open("rb") as file:
         if _is_html(file.read(512)):
             raise DataError(
-                f"{path} is an HTML page, not the data: its link is dead or rate-limited; delete it and fetch or place it again"
+                f"{path} is an HTML page, not the data: its link is dead or rate-limited; "
+                "delete it and fetch or place it again"
             )
 
 
@@ -136,7 +139,9 @@ def _download(url: str, archive: Archive, path: Path) -> None:
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise Refused(getattr(error, "reason", None) or error) from error
     else:
-        raise Refused(f"the connection broke {ATTEMPTS} times; {part.stat().st_size:,} bytes are kept, run again to go on")
+        raise Refused(
+            f"the connection broke {ATTEMPTS} times; {part.stat().st_size:,} bytes are kept, run again to go on"
+        )
     if matches(part, archive) is False:
         part.unlink()
         if not resumed:
@@ -151,7 +156,9 @@ def _download(url: str, archive: Archive, path: Path) -> None:
 def _stream(url: str, archive: Archive, part: Path) -> bool:
     """Append to the part what the server has beyond it; True when the file is complete."""
     have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "ctml", **({"Range": f"bytes={have}-"} if have else {})})
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "ctml", **({"Range": f"bytes={have}-"} if have else {})}
+    )
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
