@@ -1,0 +1,193 @@
+"""FO-B-MAML: the meta-gradient as a derivative along a perturbed inner problem (Chayti and Jaggi 2024).
+
+    phi_nu(theta) = argmin_phi  nu f(phi) + f^(phi) + lam/2 |phi - theta|^2
+    d/dnu phi_nu at 0 = -H^{-1} grad f(phi_0)   hence   grad F(theta) = -lam d/dnu phi_nu at 0
+
+A finite difference of inner solutions is therefore an estimate of the exact meta-gradient from gradients alone:
+
+    forward    lam (phi_0 - phi_nu) / nu            error O(nu)
+    symmetric  lam (phi_-nu - phi_nu) / (2 nu)      error O(nu^2)
+    order p    -(lam / nu) sum_j alpha_j phi_(j nu)  error O(nu^p)
+
+The idea and the two estimators' names are the paper's; formulas and orders are derived here (its text was not at hand).
+The sign: with theta - phi it is plus, with phi it is minus.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ctml.checks import at_least, positive
+from ctml.inner_solvers import InnerSolver, Solution
+from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses, solve_inner
+from ctml.types import Examples, Loss, TaskBatch
+
+ORDERS = {"forward": 1, "symmetric": 2}
+
+
+def stencil(order: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return nodes j and weights alpha_j with sum_j alpha_j psi(j nu) / nu = psi'(0) + O(nu^order).
+
+    An even order needs as many nodes, symmetric and without 0; an odd one needs one more.
+    """
+    at_least("order", order, 1)
+    half = order // 2
+    nodes = tuple(j for j in range(-half, half + 1 + order % 2) if j != 0 or order % 2)
+    powers = torch.tensor(nodes, dtype=torch.float64) ** torch.arange(len(nodes), dtype=torch.float64)[:, None]
+    target = torch.zeros(len(nodes), dtype=torch.float64)
+    target[1] = 1
+    return nodes, tuple(torch.linalg.solve(powers, target).tolist())
+
+
+def largest_safe_nu(order: int, convexity: float, smoothness: float) -> float:
+    """Return the nu below which every perturbed problem of the stencil stays strongly convex: m / (L max -j)."""
+    deepest = -min(stencil(order)[0])
+    return convexity / (smoothness * deepest) if deepest else float("inf")
+
+
+def perturbed_estimate(
+    losses: TaskLosses,
+    theta: Float[Tensor, "*tasks d"],
+    n_tasks: int,
+    *,
+    lam: float,
+    nu: float,
+    order: int = 2,
+    solver: InnerSolver,
+    warm_start: bool = False,
+) -> Estimate:
+    """Estimate grad F_i from inner solutions at several nu.
+
+    g = -(lam / nu) sum_j alpha_j phi_(j nu)
+
+    Args:
+        losses, theta, lam, solver: the tasks, the meta-parameters, the pull and the inner solver.
+        nu: perturbation; the truncation error is O(nu^order), an inner error delta weighs delta / nu.
+        order: 1 is forward, 2 symmetric.
+        warm_start: start the perturbed solves from phi_0 (one more solve unless the stencil has it) and not from theta.
+    """
+    nodes, weights = stencil(order)
+    solutions: dict[int, Solution] = {}
+    if warm_start or 0 in nodes:
+        solutions[0] = solve_inner(losses, theta, n_tasks, lam, solver)
+    start = solutions[0].phi if warm_start else theta.expand(n_tasks, theta.shape[-1])
+    for j in nodes:
+        if j != 0:
+            solutions[j] = solver.solve(Perturbed(losses, theta, lam, j * nu), start)
+    slope = sum(a * solutions[j].phi for j, a in zip(nodes, weights, strict=True)) / nu
+    # Where phi_0 itself was not asked for, the middle of phi_-nu and phi_nu is within O(nu^2) of it.
+    phi = solutions[0].phi if 0 in solutions else (solutions[-1].phi + solutions[1].phi) / 2
+    return Estimate(-lam * slope, phi, tuple(solutions.values()))
+
+
+class FOBMAML(ProximalLearner):
+    """First-order meta-learning without the bias of FO-MAML and Reptile.
+
+    Args:
+        model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
+        nu: perturbation of the inner problem; see `perturbed_estimate`.
+        difference: "forward", "symmetric", or the order p of a finite difference.
+        warm_start: start the perturbed solves from phi_0. From theta (the default) the solves run in parallel, step by
+            step, and most of their inner error cancels.
+        curvature: bounds (mu, L), hess f^ >= mu I (negative where not convex) and hess f <= L I, where they are known:
+            then nu and lam are checked against them.
+        minibatch: support examples per inner step, drawn with replacement; None takes them all.
+        generator: source of the mini-batches.
+        common_random_numbers: all solves of one estimate see the same mini-batches; without, noise / nu is added.
+
+    Raises:
+        ValueError: lam too small or nu too large for a convex inner problem, an unknown difference, mini-batches
+            without a generator or with a tolerance.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        lam: float,
+        nu: float,
+        solver: InnerSolver,
+        difference: str | int = "symmetric",
+        warm_start: bool = False,
+        curvature: tuple[float, float] | None = None,
+        minibatch: int | None = None,
+        generator: torch.Generator | None = None,
+        common_random_numbers: bool = True,
+        tasks_at_once: int | None = None,
+    ):
+        super().__init__(model, loss, lam=lam, solver=solver, tasks_at_once=tasks_at_once)
+        positive("nu", nu)
+        if isinstance(difference, str) and difference not in ORDERS:
+            known = ", ".join(ORDERS)
+            raise ValueError(f"difference={difference!r}: must be one of {known}, or an order 1, 2, ...")
+        self.nu, self.order = nu, ORDERS.get(difference, difference)
+        at_least("difference", self.order, 1)
+        if curvature is not None:
+            refuse_lost_convexity(lam, nu, self.order, *curvature)
+        if minibatch is not None:
+            at_least("minibatch", minibatch, 1)
+            if generator is None or solver.tolerance is not None:
+                raise ValueError(
+                    f"minibatch={minibatch}: give a generator to draw it from, and a solver without a tolerance, "
+                    "which a stochastic gradient never reaches"
+                )
+        self.warm_start, self.common_random_numbers = warm_start, common_random_numbers
+        self.minibatch, self.generator = minibatch, generator
+
+    def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
+        """Return the finite difference of the perturbed solutions."""
+        return perturbed_estimate(
+            losses,
+            theta,
+            n_tasks,
+            lam=self.lam,
+            nu=self.nu,
+            order=self.order,
+            solver=self.solver,
+            warm_start=self.warm_start,
+        )
+
+    def task_losses(self, batch: TaskBatch) -> TaskLosses:
+        """Return the losses as functions of phi; with mini-batches, step k of every solve sees batch k."""
+        losses = super().task_losses(batch)
+        if self.minibatch is None:
+            return losses
+        n_tasks, n = batch.support.x.shape[:2]
+        tasks = torch.arange(n_tasks)[:, None]
+
+        def draw() -> Tensor:
+            shape = (self.solver.steps, n_tasks, self.minibatch)
+            return torch.randint(n, shape, generator=self.generator, device=self.generator.device)
+
+        fixed = draw() if self.common_random_numbers else None
+
+        def support(phi: Tensor, step: int = 0) -> Tensor:
+            index = (draw() if fixed is None else fixed)[step].to(batch.support.x.device)
+            part = Examples(batch.support.x[tasks, index], batch.support.y[tasks, index])
+            return self.loss_on(part)(phi)
+
+        return LossFunctions(support, losses.query)
+
+
+def refuse_lost_convexity(lam: float, nu: float, order: int, least: float, smoothness: float) -> None:
+    """Raise ValueError unless every perturbed inner problem is strongly convex.
+
+    m = lam + mu > 0  and  nu max(-j) L < m
+
+    Args:
+        lam, nu, order: of the estimator.
+        least: smallest curvature mu of the support loss.
+        smoothness: largest curvature L of the query loss.
+    """
+    if lam + least <= 0:
+        raise ValueError(
+            f"lam={lam}: the support loss has curvature down to {least}, so the inner problem is not convex; "
+            f"take lam > {-least:.4g}"
+        )
+    safe = largest_safe_nu(order, lam + least, smoothness)
+    if nu >= safe:
+        raise ValueError(
+            f"nu={nu}: the problem perturbed by {nu * min(stencil(order)[0]):.4g} loses its convexity "
+            f"(m={lam + least:.4g}, L={smoothness:.4g}); take nu < {safe:.4g}, or difference='forward'"
+        )

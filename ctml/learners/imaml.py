@@ -1,0 +1,120 @@
+"""Implicit MAML: the exact meta-gradient of the proximal inner problem (Rajeswaran, Finn, Kakade, Levine 2019).
+
+    grad F_i(theta) = lam H_i^{-1} grad f_i(phi_0i),   H_i = hess f^_i(phi_0i) + lam I
+
+The linear system is solved by conjugate gradients with Hessian-vector products; no graph goes through the inner solver.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ctml.checks import at_least, positive
+from ctml.inner_solvers import InnerSolver
+from ctml.learners.proximal import Estimate, ProximalLearner, TaskLosses, gradient_of, solve_inner
+from ctml.types import Loss
+
+
+class NotPositiveDefinite(ArithmeticError):
+    """A direction of negative curvature: the inner problem is not convex where it was solved."""
+
+
+def implicit_estimate(
+    losses: TaskLosses,
+    theta: Float[Tensor, "*tasks d"],
+    n_tasks: int,
+    *,
+    lam: float,
+    solver: InnerSolver,
+    cg_steps: int = 20,
+    cg_tolerance: float = 1e-10,
+) -> Estimate:
+    """Return lam H^{-1} grad f(phi_0), by conjugate gradients."""
+    inner = solve_inner(losses, theta, n_tasks, lam, solver)
+    right = lam * gradient_of(losses.query, inner.phi)
+    with torch.enable_grad():
+        phi = inner.phi.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(losses.support(phi, 0).sum(), phi, create_graph=True)
+
+    def times_h(v: Tensor) -> Tensor:
+        return torch.autograd.grad(slope, phi, v, retain_graph=True)[0] + lam * v
+
+    return Estimate(conjugate_gradients(times_h, right, steps=cg_steps, tolerance=cg_tolerance), inner.phi, (inner,))
+
+
+@torch.no_grad()
+def conjugate_gradients(
+    times_h: Callable[[Tensor], Tensor], right: Float[Tensor, "tasks d"], *, steps: int, tolerance: float
+) -> Float[Tensor, "tasks d"]:
+    """Solve H x = b for every task at once (Hestenes and Stiefel 1952).
+
+    Args:
+        times_h: v -> H v, H symmetric positive definite.
+        right: b.
+        steps: most steps to take; d steps are exact but for rounding.
+        tolerance: |H x - b| / |b| at which a task stops.
+
+    Raises:
+        NotPositiveDefinite: if a direction of non-positive curvature turns up.
+    """
+    x = torch.zeros_like(right)
+    residual, direction = right, right
+    square = residual.square().sum(1)
+    enough = tolerance**2 * square
+    for _ in range(steps):
+        active = square > enough
+        if not active.any():
+            break
+        image = times_h(direction)
+        curvature = (direction * image).sum(1)
+        if (bad := active & ~(curvature > 0)).any():
+            task = int(bad.nonzero()[0])
+            raise NotPositiveDefinite(
+                f"the inner problem of task {task} is not convex (curvature "
+                f"{curvature[task] / direction[task].square().sum():.2e} along a direction); take a larger lam"
+            )
+        length = torch.where(active, square / curvature, 0.0)[:, None]
+        x = x + length * direction
+        residual = residual - length * image
+        square, before = residual.square().sum(1), square
+        direction = residual + torch.where(active, square / before, 0.0)[:, None] * direction
+    return x
+
+
+class IMAML(ProximalLearner):
+    """Meta-learn with the exact meta-gradient of the proximal inner problem.
+
+    Args:
+        model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
+        cg_steps, cg_tolerance: see `conjugate_gradients`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        lam: float,
+        solver: InnerSolver,
+        cg_steps: int = 20,
+        cg_tolerance: float = 1e-10,
+        tasks_at_once: int | None = None,
+    ):
+        super().__init__(model, loss, lam=lam, solver=solver, tasks_at_once=tasks_at_once)
+        at_least("cg_steps", cg_steps, 1)
+        positive("cg_tolerance", cg_tolerance)
+        self.cg_steps, self.cg_tolerance = cg_steps, cg_tolerance
+
+    def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
+        """Return lam H^{-1} grad f(phi_0)."""
+        return implicit_estimate(
+            losses,
+            theta,
+            n_tasks,
+            lam=self.lam,
+            solver=self.solver,
+            cg_steps=self.cg_steps,
+            cg_tolerance=self.cg_tolerance,
+        )

@@ -1,0 +1,210 @@
+"""The proximal inner problem, and the two classical first-order estimators built on it.
+
+    h_nu(phi) = nu f(phi) + f^(phi) + lam/2 |phi - theta|^2,   phi_nu(theta) = argmin h_nu   (f^ support, f query loss)
+    F(theta) = mean_i f_i(phi_0i(theta)),   grad F_i = lam H_i^{-1} grad f_i(phi_0i),   H_i = hess f^_i(phi_0i) + lam I
+
+Tasks are two functions of one vector each, so the same estimators serve networks (a `Learner` flattens its parameters)
+and problems that have no examples (`ctml.theory.fo_b_maml`).
+
+Invariants:
+    * An estimate builds no graph through the inner solver: its memory does not depend on the number of inner steps.
+    * theta is `(d,)`, shared, or `(tasks, d)`, one start per task; estimates and solutions are `(tasks, d)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from ctml import trees
+from ctml.checks import positive
+from ctml.inner_solvers import InnerSolver, Solution
+from ctml.learners.base import Learner
+from ctml.types import Examples, Loss, Params, TaskBatch
+
+
+@runtime_checkable
+class TaskLosses(Protocol):
+    """A batch of tasks as two functions of their parameter vectors."""
+
+    def support(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
+        """Return f^(phi); `step` picks the mini-batch if there are any."""
+        ...
+
+    def query(self, phi: Float[Tensor, "tasks d"]) -> Float[Tensor, " tasks"]:
+        """Return f(phi)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossFunctions:
+    """Task losses made of two closures."""
+
+    support: Callable[..., Tensor]
+    query: Callable[..., Tensor]
+
+
+class Estimate(NamedTuple):
+    """An estimated meta-gradient with where it was taken.
+
+    Attributes:
+        gradient: one estimate of grad F_i per task.
+        phi: the adapted parameters phi_0i, or within O(nu^2) of them.
+        solutions: every inner solve behind it.
+    """
+
+    gradient: Float[Tensor, "tasks d"]
+    phi: Float[Tensor, "tasks d"]
+    solutions: tuple[Solution, ...]
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The inner objective h_nu of every task.
+
+    h_nu(phi) = nu f(phi) + f^(phi) + lam/2 |phi - theta|^2
+    """
+
+    losses: TaskLosses
+    theta: Float[Tensor, "*tasks d"]
+    lam: float
+    nu: float = 0.0
+
+    def value(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
+        """Return h_nu(phi)."""
+        return self._task_part(phi, step) + self.lam / 2 * (phi - self.theta).square().sum(1)
+
+    def gradient(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, "tasks d"]:
+        """Return nu grad f(phi) + grad f^(phi) + lam (phi - theta)."""
+        return gradient_of(lambda p: self._task_part(p, step), phi) + self.lam * (phi - self.theta)
+
+    def closed_form(self) -> Float[Tensor, "tasks d"]:
+        """Return phi_nu where the tasks know it (quadratics)."""
+        if not hasattr(self.losses, "perturbed_solution"):
+            kind = type(self.losses).__name__
+            raise TypeError(f"losses={kind}: only quadratic tasks have a closed form; choose another solver")
+        return self.losses.perturbed_solution(self.theta, self.lam, self.nu)
+
+    def _task_part(self, phi: Tensor, step: int) -> Tensor:
+        support = self.losses.support(phi, step)
+        return support + self.nu * self.losses.query(phi) if self.nu else support
+
+
+def gradient_of(value: Callable[[Tensor], Tensor], phi: Float[Tensor, "tasks d"]) -> Float[Tensor, "tasks d"]:
+    """Return each task's gradient of a function `(tasks, d) -> (tasks,)`, without a graph."""
+    with torch.enable_grad():
+        phi = phi.detach().requires_grad_()
+        # Tasks do not see each other, so the gradient of the sum is the batch of the tasks' gradients.
+        return torch.autograd.grad(value(phi).sum(), phi)[0]
+
+
+def solve_inner(losses: TaskLosses, theta: Tensor, n_tasks: int, lam: float, solver: InnerSolver) -> Solution:
+    """Solve every task's unperturbed inner problem, starting from theta."""
+    return solver.solve(Perturbed(losses, theta, lam), theta.expand(n_tasks, theta.shape[-1]))
+
+
+def fo_maml_estimate(losses, theta, n_tasks, *, lam, solver) -> Estimate:
+    """Return grad f(phi_0): the meta-gradient with lam H^{-1} left out (FO-MAML in the proximal set-up)."""
+    inner = solve_inner(losses, theta, n_tasks, lam, solver)
+    return Estimate(gradient_of(losses.query, inner.phi), inner.phi, (inner,))
+
+
+def reptile_estimate(losses, theta, n_tasks, *, lam, solver) -> Estimate:
+    """Return lam (theta - phi_0), the gradient of the Moreau envelope of f^ (Reptile in the proximal set-up)."""
+    inner = solve_inner(losses, theta, n_tasks, lam, solver)
+    return Estimate(lam * (theta - inner.phi), inner.phi, (inner,))
+
+
+class ProximalLearner(Learner):
+    """A learner that adapts by solving the proximal inner problem; subclasses say how they estimate the meta-gradient.
+
+    Args:
+        model, loss, tasks_at_once: see `Learner`.
+        lam: pull lam towards theta; above the largest negative curvature of the support loss.
+        solver: inner solver, see `ctml.inner_solvers`.
+
+    Raises:
+        ValueError: if lam is not positive.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, *, lam: float, solver: InnerSolver, tasks_at_once: int | None = None
+    ):
+        super().__init__(model, loss, tasks_at_once=tasks_at_once)
+        positive("lam", lam)
+        self.lam, self.solver = lam, solver
+
+    def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
+        """Estimate grad F_i(theta) for every task."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
+        """Return phi_0, without a graph; `inner_steps` replaces the solver's own number (and its tolerance)."""
+        solver = self.solver if inner_steps is None else replace(self.solver, steps=inner_steps, tolerance=None)
+        loss = self.loss_on(support)
+        unperturbed = LossFunctions(loss, query=loss)  # nu = 0: the query loss is never asked for
+        return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, solver).phi)
+
+    @torch.no_grad()
+    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
+        """Fill `.grad` with the mean of the tasks' estimates; return their query losses at phi_0.
+
+        Raises:
+            ValueError: if dropout or batch norm's running statistics would make an inner solve differ from the next.
+        """
+        self.refuse_noise()
+        self.zero_grad()
+        values = []
+        for part in batch.split(self.tasks_at_once):
+            losses = self.task_losses(part)
+            estimate = self.estimate(losses, self.theta(), part.n_tasks)
+            self.accumulate(self.as_params(estimate.gradient), 1 / batch.n_tasks)
+            values.append(losses.query(estimate.phi))
+        return torch.cat(values)
+
+    def theta(self) -> Float[Tensor, " d"]:
+        """Return the meta-parameters as one vector."""
+        return trees.flatten(self.shared()).detach()
+
+    def as_params(self, phi: Float[Tensor, "tasks d"]) -> Params:
+        """Cut vectors into the model's parameters, one set per task (views)."""
+        return trees.unflatten(phi, self.shared())
+
+    def loss_on(self, examples: Examples, context: Tensor | None = None) -> Callable[..., Tensor]:
+        """Return phi -> loss of every task on its examples."""
+        return lambda phi, step=0: self.loss(self.forward(self.as_params(phi), examples.x, context), examples.y)
+
+    def task_losses(self, batch: TaskBatch) -> TaskLosses:
+        """Return the support and query losses as functions of phi."""
+        return LossFunctions(self.loss_on(batch.support), self.loss_on(batch.query, context=batch.support.x))
+
+    def refuse_noise(self) -> None:
+        """Raise if the model draws random numbers or keeps statistics: a difference of solves would be its noise."""
+        for name, part in self.model.named_modules():
+            if part.training and (isinstance(part, _BatchNorm) or (isinstance(part, _DropoutNd) and part.p > 0)):
+                raise ValueError(
+                    f"model.{name} is an active {type(part).__name__}: the inner solves would see different functions; "
+                    "call learner.eval() first, or use ctml.models.BatchNorm, which keeps no state"
+                )
+
+
+class ProximalFOMAML(ProximalLearner):
+    """FO-MAML in the proximal set-up: grad f(phi_0). Biased, however exact the inner solver."""
+
+    def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
+        """Return grad f(phi_0)."""
+        return fo_maml_estimate(losses, theta, n_tasks, lam=self.lam, solver=self.solver)
+
+
+class ProximalReptile(ProximalLearner):
+    """Reptile in the proximal set-up: lam (theta - phi_0), which never looks at the query set."""
+
+    def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
+        """Return lam (theta - phi_0)."""
+        return reptile_estimate(losses, theta, n_tasks, lam=self.lam, solver=self.solver)
