@@ -14,7 +14,7 @@ Invariants:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ Losses = Callable[[Tensor], Tensor]
 """Maps each task's own point (..., tasks, d) to its loss (..., tasks)."""
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """A finite set of tasks that are functions of w alone, such as `ctml.tasks.Quadratic`."""
 
@@ -143,10 +144,8 @@ def learner_field(learner, batch: TaskBatch) -> Field:
 
     def at(w: Tensor) -> Tensor:
         with torch.no_grad():
-            for parameter, value in zip(
-                meta_parameters.values(), trees.unflatten(w, meta_parameters).values(), strict=True
-            ):
-                parameter.copy_(value)
+            for name, value in trees.unflatten(w, meta_parameters).items():
+                meta_parameters[name].copy_(value)
         learner.meta_gradient(batch)
         return -trees.flatten({name: parameter.grad for name, parameter in meta_parameters.items()})
 

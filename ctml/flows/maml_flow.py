@@ -1,9 +1,9 @@
 """Meta-training in continuous time: integrate dw/dt = field(w) from many initial points at once.
 
-    MAML's gradient descent   w_{k+1} = w_k - beta grad F(w_k)   is explicit Euler with step beta   on   dw/dt = -grad F(w)
+    MAML's gradient descent  w_{k+1} = w_k - beta grad F(w_k)  is explicit Euler with step beta  on  dw/dt = -grad F(w)
 
-The numerical method is torchdiffeq's: "dopri5" chooses its own steps, so no outer step size is left; "euler", "heun2" and
-"rk4" step from one of `times` to the next. BI-MAML's change of field is an event of the first flow.
+The numerical method is torchdiffeq's: "dopri5" chooses its own steps, so no outer step size is left; "euler", "heun2"
+and "rk4" step from one of `times` to the next. BI-MAML's change of field is an event of the first flow.
 
 Source: Xu, Chen and Karbasi 2021.
 """
@@ -179,7 +179,7 @@ def _finite(field: Field) -> Callable[[Tensor, Tensor], Tensor]:
         if bad.any():
             which = f" for initial points {bad.nonzero().flatten().tolist()}" if bad.dim() else ""
             raise NonFiniteFlow(
-                f"the field is not finite at t={float(t):.4g}{which}: start closer, take smaller steps or a smaller alpha"
+                f"the field is not finite at t={float(t):.4g}{which}: start closer or take smaller steps or alpha"
             )
         return v
 

@@ -37,7 +37,14 @@ class LogisticRidge:
 
     @classmethod
     def draw(
-        cls, n_tasks: int, generator: torch.Generator, *, dim: int = 5, examples: int = 40, spread: float = 0.5, ridge: float = 0.2
+        cls,
+        n_tasks: int,
+        generator: torch.Generator,
+        *,
+        dim: int = 5,
+        examples: int = 40,
+        spread: float = 0.5,
+        ridge: float = 0.2,
     ) -> "LogisticRidge":
         """Draw tasks from `Logistic` with common weights of size 1.5 (instance N3); float64."""
         at_least("n_tasks", n_tasks, 1)

@@ -1,4 +1,4 @@
-"""One-dimensional strongly convex tasks whose curvature jumps: the smallest instances on which the MAML loss is non-convex.
+"""Strongly convex tasks on the line whose curvature jumps: the smallest ones whose MAML loss is not convex.
 
     u = s (w - c),   v = u - b,   R = sqrt(v^2 + tau^2)
     f(w)   = mu u^2 / 2 + (L - mu)/2 [v^2 / 2 + (v R + tau^2 asinh(v / tau)) / 2]

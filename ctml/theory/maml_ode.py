@@ -1,6 +1,6 @@
-"""What is known about the MAML ODE and BI-MAML on strongly convex tasks: constants, bounds, and the quadratic case solved.
+"""The MAML ODE and BI-MAML on strongly convex tasks: constants, bounds, and the quadratic case solved.
 
-    f_i is mu-strongly convex and L-smooth, its Hessian rho-Lipschitz; sigma^2 >= mean_i |grad f_i - grad f|^2 on the path
+    f_i mu-strongly convex, L-smooth, its Hessian rho-Lipschitz;  mean_i |grad f_i - grad f|^2 <= sigma^2 on the path
     0 < alpha < 1/L, so the eigenvalues of I - alpha H_i lie in [a, b],   a = 1 - alpha L,  b = 1 - alpha mu
 
 The paper (Xu, Chen and Karbasi 2021) states a linear rate to an approximate stationary point. The constants below are
@@ -23,7 +23,7 @@ def symmetric_part(a: float, b: float) -> float:
 
     lambda_A = a^2 if 3a >= b, else (a+b)^2/8 - (b-a)^2/4
 
-    The vectors Px fill a ball around (a+b)/2 x of radius (b-a)/2 |x|; this is the least inner product of two of its points.
+    The vectors Px fill a ball around (a+b)/2 x of radius (b-a)/2 |x|: the least inner product of two of its points.
 
     Raises:
         ValueError: unless 0 < a <= b.
@@ -61,8 +61,8 @@ class Bounds:
         at_least("rho", self.rho, 0)
         if self.alpha * self.smoothness >= 1:
             raise ValueError(
-                f"alpha={self.alpha:g}: the theorems need alpha < 1/L = {1 / self.smoothness:.4g}, where I - alpha H is "
-                f"positive definite; take a smaller inner step"
+                f"alpha={self.alpha:g}: the theorems need alpha < 1/L = {1 / self.smoothness:.4g}, where I - alpha H "
+                f"is positive definite; take a smaller inner step"
             )
 
     @property
@@ -75,7 +75,7 @@ class Bounds:
         """1 - alpha mu."""
         return 1 - self.alpha * self.mu
 
-    # T1: f is a Lyapunov function of the MAML ODE, because grad F_i = A_i grad f_i with A_i = (I - alpha H)(I - alpha H~)
+    # T1: f falls along the MAML ODE, because grad F_i = A_i grad f_i with A_i = (I - alpha H_i)(I - alpha mean H_i)
 
     @property
     def descent(self) -> float:
@@ -115,9 +115,9 @@ class Bounds:
         return self.mu * self.a**2
 
     def maml_gap(self, t: Float[Tensor, " times"], gap0: float, sigma_maml: float) -> Float[Tensor, " times"]:
-        """Bound the MAML loss along its own flow, T1' (6), given sigma_maml^2 >= mean_i |grad F_i - grad F|^2 on the path.
+        """Bound the MAML loss on its own flow, T1' (6), with mean_i |grad F_i - grad F|^2 <= sigma_maml^2 on the path.
 
-        F(w(t)) - mean f_i* <= e^(-2 mu (1-alpha L)^2 t) (F(w0) - mean f_i*) + sigma_F^2 / (2 mu (1-alpha L)^2)
+        F(w(t)) - mean f_i* <= e^(-2 mu (1-alpha L)^2 t) (F(w0) - mean f_i*) + sigma_maml^2 / (2 mu (1-alpha L)^2)
         """
         rate = 2 * self.gradient_dominance
         return torch.exp(-rate * t) * gap0 + sigma_maml**2 / rate
@@ -132,7 +132,7 @@ class Bounds:
 
     @property
     def critical_inner_gradient(self) -> float:
-        """G_c = mu (1-alpha L)^2 / (alpha rho (1-alpha mu)); mean_i |grad f_i| < G_c makes F locally strongly convex."""
+        """G_c = mu (1-alpha L)^2 / (alpha rho (1-alpha mu)); F curves upward where mean_i |grad f_i| < G_c."""
         return math.inf if self.rho == 0 else self.mu * self.a**2 / (self.alpha * self.rho * self.b)
 
     @property
@@ -142,7 +142,7 @@ class Bounds:
 
     @property
     def limits_agree(self) -> bool:
-        """Condition (*): G_c/2 >= sigma (1 + b^2/lambda_A sqrt(L/mu)), under which MAML and BI-MAML share their limit."""
+        """Condition (*): G_c/2 >= sigma (1 + b^2/lambda_A sqrt(L/mu)); MAML and BI-MAML then share their limit."""
         if self.descent <= 0:
             return False
         condition = math.sqrt(self.smoothness / self.mu)
@@ -158,8 +158,8 @@ class Bounds:
         margin = self.critical_inner_gradient / 2 - self.sigma
         if margin <= 0:
             raise ValueError(
-                f"sigma={self.sigma:.4g}: at least G_c/2={self.critical_inner_gradient / 2:.4g}, so no switch is known to be "
-                f"safe; take a smaller alpha or more similar tasks"
+                f"sigma={self.sigma:.4g}: at least G_c/2={self.critical_inner_gradient / 2:.4g}, so no switch is "
+                f"known to be safe; take a smaller alpha or more similar tasks"
             )
         return math.sqrt(self.mu / self.smoothness) * margin
 

@@ -7,7 +7,7 @@ Arrays are `(tasks, ways, support)`: with the examples on the last axis a softma
 operations instead of many short ones (seven times faster at 5 ways).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor
 ByClass = Float[Tensor, "*batch ways support"]
 
 
+@runtime_checkable
 class Link(Protocol):
     """Maps logits to predictions, with its derivative; `out` receives the result."""
 
