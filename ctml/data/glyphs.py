@@ -52,7 +52,7 @@ SAME = 0.95  # cosine of two blurred letters above which they count as one
 ROTATION = 0.2  # radians; every distortion is drawn evenly from minus to plus its bound
 SHEAR = 0.2
 STRETCH = 0.15  # of the logarithm of width and of height
-SHIFT = 0.12  # of half the image
+SHIFT = 0.1  # of half the image
 ELASTIC = 0.12  # of half the image, at the knots of a smooth grid
 KNOTS = 5
 OVERSAMPLING = 2  # the distorted letter is drawn so much larger, then averaged down
@@ -85,8 +85,8 @@ def load(
 
 
 def _make(size: int, drawings: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    stream = generator(seed, "glyphs")
     for name, masters in _letters():
+        stream = generator(seed, f"glyphs/{name}")  # its own, so that a letter more or less changes no other
         face = torch.randint(len(masters), (drawings,), generator=stream)
         images = distort(torch.stack(masters)[face].float() / 255, size, stream)
         yield name, (images * 255).round().to(torch.uint8).numpy()[:, None]

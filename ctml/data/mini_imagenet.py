@@ -6,6 +6,7 @@ Three published forms of a split are read, whichever lies in the folder: `mini-i
 names are checked against the official split; the last numbers them only.
 """
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,8 +82,6 @@ def _read(source: Path, split: str):
     if source.name != TAR:
         with source.open("rb") as file:
             return unpickle(file, source)
-    import io
-
     for member, read in members(source):
         if member.endswith(f"mini-imagenet-cache-{split}.pkl"):
             return unpickle(io.BytesIO(read()), source)

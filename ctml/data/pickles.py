@@ -4,9 +4,9 @@ A pickle is a program. The published few-shot files hold dictionaries, lists, st
 but numpy's array rebuilding is let through; anything else is refused by name.
 """
 
+import io
 import pickle
 from pathlib import Path
-from typing import IO
 
 from ctml.data.archives import naming
 from ctml.data.errors import DataError
@@ -25,7 +25,7 @@ ALLOWED = {
 
 
 class _NumpyOnly(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], source: Path) -> None:
+    def __init__(self, file: io.IOBase, source: Path) -> None:
         super().__init__(file, encoding="latin1")  # the files were written by Python 2
         self.source = source
 
@@ -35,7 +35,7 @@ class _NumpyOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def unpickle(file: IO[bytes], source: Path):
+def unpickle(file: io.IOBase, source: Path):
     """Return the contents of a pickle of plain data and numpy arrays.
 
     Args:

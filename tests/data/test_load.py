@@ -57,7 +57,7 @@ def test_data_home_follows_the_environment(home, monkeypatch, tmp_path):
 
 def test_first_available_falls_back(home):
     assert first_available("omniglot", "glyphs", download=False) == "glyphs"
-    with pytest.raises(DataError, match="images_background.zip"):
+    with pytest.raises(DataError, match=r"images_background\.zip"):
         first_available("omniglot", download=False)
 
 
