@@ -92,6 +92,10 @@ class Tableau:
             object.__setattr__(self, "b_embedded", tuple(map(Fraction, self.b_embedded)))
             self._check("b_embedded", self.b_embedded, self.embedded_order)
 
+    def __hash__(self) -> int:
+        # Equal tableaus have equal names; hashing forty fractions at every cached look-up would cost more than a step.
+        return hash((self.name, self.order))
+
     def _check(self, name: str, weights: tuple[Fraction, ...], order: int) -> None:
         if len(weights) != self.stages:
             raise ValueError(f"{name} has {len(weights)} entries for {self.stages} stages: give one weight per stage")

@@ -1,8 +1,8 @@
 """The gradient flow of a linear head and its exact meta-gradients (COMLN).
 
 Read in this order: `reduced` (the flow in M N numbers), `integrate` (batched Runge-Kutta), then the meta-gradients:
-`unrolled` (the reference), `adjoint` (ours, the default), `forward` (the paper's), `backward_flow` (the one that fails);
-`squared` has the closed form, `head` the one function that puts them together.
+`unrolled` (the reference), `adjoint` (ours, the default), `forward` (the paper's), `backward_flow` (the one that
+fails). `squared` has the closed form, `head` the one function that puts them together.
 """
 
 from ctml.flows.gradient_flow.head import METHODS, ClosedForm, adapt_head

@@ -11,56 +11,46 @@ tolerance is not small, and nothing in the method notices.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
+from jaxtyping import Float
+from torch import Tensor
 
 from ctml.flows.gradient_flow.integrate import Adaptive, Solver, integrate
-from ctml.flows.gradient_flow.links import Link
 from ctml.flows.gradient_flow.reduced import ReducedFlow
 
 
-class BackwardFlow(torch.autograd.Function):
-    """sigma(1) as a function of L_0 and H (both transposed, as in `ReducedFlow`)."""
+def backward_flow(
+    flow: ReducedFlow,
+    final: Float[Tensor, "tasks ways support"],
+    solver: Solver,
+    cotangent: Float[Tensor, "tasks ways support"],
+) -> tuple[Float[Tensor, "tasks ways support"], Float[Tensor, "tasks support support"]]:
+    """Return dLoss/dL_0 and dLoss/dH (both transposed, as in `ReducedFlow`), given dLoss/dsigma(1) and sigma(1)."""
+    n_tasks, link, shape = len(final), flow.link, flow.logits.shape
+    of_sigma, of_matrix = flow.logits[0].numel(), flow.matrix[0].numel()
+    parts = [of_sigma, of_sigma, of_sigma, of_matrix]
 
-    @staticmethod
-    def forward(ctx, logits, matrix, targets, scale, link: Link, solver: Solver):
-        """Run the flow; keep its end only."""
-        final = ReducedFlow(logits, matrix, targets, scale, link).solve(solver).final
-        ctx.save_for_backward(logits, matrix, targets, scale, final)
-        ctx.link, ctx.solver = link, solver
-        return final.view_as(logits)
+    def slope(state: Tensor, out: Tensor) -> None:
+        """Write the derivative of (sigma, lambda, dL_0, dH) in the time 1 - tau."""
+        sigma, adjoint, _, _ = state.split(parts, dim=1)
+        d_sigma, d_adjoint, d_logits, d_matrix = out.split(parts, dim=1)
+        sigma, adjoint = sigma.reshape(shape), adjoint.reshape(shape)
+        predicted = link.predict(flow.logits - sigma @ flow.matrix)
+        q = link.pull_back(adjoint, predicted)
+        d_sigma.copy_((flow.targets - predicted).flatten(1))
+        d_adjoint.copy_((q @ flow.matrix.mT).neg().flatten(1))
+        d_logits.copy_(q.flatten(1))
+        d_matrix.copy_((sigma.mT @ q).neg().flatten(1))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangent):
-        """Integrate (sigma, lambda, dL_0, dH) from tau = 1 back to 0, in time 1 - tau."""
-        logits, matrix, targets, scale, final = ctx.saved_tensors
-        flow = ReducedFlow(logits, matrix, targets, scale, ctx.link)
-        of_sigma, of_matrix = final.shape[1], matrix[0].numel()
-        parts = [of_sigma, of_sigma, of_sigma, of_matrix]
-
-        def slope(state, out):
-            sigma, adjoint, _, _ = state.split(parts, dim=1)
-            d_sigma, d_adjoint, d_logits, d_matrix = out.split(parts, dim=1)
-            sigma, adjoint = sigma.reshape(logits.shape), adjoint.reshape(logits.shape)
-            predicted = ctx.link.predict(logits - sigma @ matrix)
-            q = ctx.link.pull_back(adjoint, predicted)
-            d_sigma.copy_((targets - predicted).flatten(1))
-            d_adjoint.copy_((q @ matrix.mT).neg().flatten(1))
-            d_logits.copy_(q.flatten(1))
-            d_matrix.copy_((sigma.mT @ q).neg().flatten(1))
-
-        start = torch.cat(
-            [final, cotangent.flatten(1), torch.zeros_like(final), torch.zeros_like(matrix).flatten(1)], 1
-        )
-        watched = {}
-        if isinstance(ctx.solver, Adaptive):
-            # sigma and lambda are watched, each to its own scale.
-            atol = flow.tolerance(ctx.solver.atol)
-            size_of_adjoint = cotangent.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)
-            watched = {
-                "tolerance": torch.cat([atol, (ctx.solver.atol * size_of_adjoint).expand_as(atol)], 1),
-                "first_step": flow.safe_step(),
-            }
-        end = integrate(slope, start, ctx.solver, record="none", **watched).final
-        _, _, d_logits, d_matrix = end.split(parts, dim=1)
-        return d_logits.view_as(logits), d_matrix.view_as(matrix), None, None, None, None
+    start = final.new_zeros(n_tasks, sum(parts))
+    start[:, :of_sigma] = final.flatten(1)
+    start[:, of_sigma : 2 * of_sigma] = cotangent.flatten(1)
+    watched = {}
+    if isinstance(solver, Adaptive):
+        # sigma and lambda are watched, each to its own scale; the two integrals follow.
+        size_of_adjoint = cotangent.abs().amax((1, 2)).clamp(min=torch.finfo(final.dtype).tiny)
+        atol = torch.full_like(start, torch.inf)
+        atol[:, :of_sigma] = flow.tolerance(solver.atol).flatten(1)
+        atol[:, of_sigma : 2 * of_sigma] = solver.atol * size_of_adjoint[:, None]
+        watched = {"atol": atol, "first_step": flow.safe_step()}
+    _, _, d_logits, d_matrix = integrate(slope, start, solver, **watched).final.split(parts, dim=1)
+    return d_logits.view(shape), d_matrix.view(flow.matrix.shape)

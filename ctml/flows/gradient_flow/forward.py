@@ -74,6 +74,11 @@ class Sensitivities:
         curvature = self.curvature(predicted)
         dx.copy_((curvature.flatten(0, 1) @ dx.flatten(0, 1)).view_as(dx))
 
+    def safe_step(self) -> Float[Tensor, " tasks"]:
+        """Return the first step that the reduced flow would take (see `ReducedFlow.safe_step`)."""
+        rate = (self.horizon * self.weights.T).T[..., None] * self.gram
+        return 1 / rate.flatten(1).norm(dim=1).clamp(min=1)
+
     def curvature(self, predicted: Float[Tensor, "tasks support ways"]) -> Float[Tensor, "tasks support ways ways"]:
         """Return T A_i, one N x N matrix per example."""
         columns = predicted[..., None].expand(*predicted.shape, self.ways)
@@ -92,11 +97,10 @@ class ForwardMode(torch.autograd.Function):
         start = features.new_zeros(system.tasks, system.numbers)
         watched = {}
         if isinstance(solver, Adaptive):
-            watched = {
-                "tolerance": start.new_full((1, system.of_s), solver.atol),
-                "first_step": 1 / (system.gram.flatten(1).norm(dim=1) * horizon * weights.amax(1)).clamp(min=1),
-            }
-        s, sensitivities = system.split(integrate(system.slope, start, solver, record="none", **watched).final)
+            atol = torch.full_like(start, torch.inf)
+            atol[:, : system.of_s] = solver.atol
+            watched = {"atol": atol, "first_step": system.safe_step()}
+        s, sensitivities = system.split(integrate(system.slope, start, solver, **watched).final)
         velocity, _ = system.residual(s)
         ctx.save_for_backward(features, head, s, sensitivities, velocity)
         return head - s.mT @ features

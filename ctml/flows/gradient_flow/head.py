@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ctml.flows.gradient_flow.adjoint import DiscreteAdjoint
-from ctml.flows.gradient_flow.backward_flow import BackwardFlow
 from ctml.flows.gradient_flow.forward import ForwardMode
 from ctml.flows.gradient_flow.integrate import Adaptive, Solver
 from ctml.flows.gradient_flow.links import LINKS
 from ctml.flows.gradient_flow.reduced import ReducedFlow
+from ctml.flows.gradient_flow.reverse import ReverseMode
 from ctml.flows.gradient_flow.squared import exact_flow
 from ctml.flows.gradient_flow.unrolled import unrolled
 
@@ -90,15 +89,13 @@ def adapt_head(
         if weights.requires_grad:
             raise ValueError("weights require a gradient: method='forward' has none for them; use method='adjoint'")
         return ForwardMode.apply(features, targets, head, horizon, weights, LINKS[loss], solver)
-    flow = ReducedFlow.of_head(features, targets, head, horizon, weights, LINKS[loss])
     if method == "unrolled":
         with torch.no_grad():
-            sizes = flow.solve(solver).sizes
+            sizes = ReducedFlow.of_head(features, targets, head, horizon, weights, LINKS[loss]).solve(solver).sizes
         s = unrolled(features, targets, head, horizon, weights, loss, sizes, solver.tableau)
         return head - s.mT @ features
-    arrays = flow.logits, flow.matrix, flow.targets, flow.scale.detach(), flow.link, solver
-    sigma = DiscreteAdjoint.apply(*arrays, checkpoints) if method == "adjoint" else BackwardFlow.apply(*arrays)
-    return torch.baddbmm(head, flow.scale * sigma, features, alpha=-1)
+    record = "none" if method == "backward_flow" else "sqrt" if checkpoints else "all"
+    return ReverseMode.apply(features, targets, head, horizon, weights, LINKS[loss], solver, record)
 
 
 def _check_shapes(features: Tensor, labels: Tensor, head: Tensor, horizon: Tensor, weights: Tensor | None) -> None:
@@ -108,9 +105,9 @@ def _check_shapes(features: Tensor, labels: Tensor, head: Tensor, horizon: Tenso
     if head.shape[-1] != d or head.dim() not in (2, 3) or (head.dim() == 3 and len(head) != n_tasks):
         raise ValueError(f"head has shape {tuple(head.shape)}: must be (ways, {d}) or ({n_tasks}, ways, {d})")
     if labels.shape not in ((n_tasks, support), (n_tasks, support, head.shape[-2])):
+        soft = (n_tasks, support, head.shape[-2])
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)}: must be {(n_tasks, support)}, or {(n_tasks, support, head.shape[-2])} "
-            "for soft or real targets"
+            f"labels has shape {tuple(labels.shape)}: must be {soft[:2]}, or {soft} for soft or real targets"
         )
     if horizon.shape not in ((), (1,), (n_tasks,)):
         raise ValueError(f"horizon has shape {tuple(horizon.shape)}: must be a scalar or one per task, ({n_tasks},)")

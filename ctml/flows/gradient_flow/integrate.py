@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ctml.flows.gradient_flow.coefficients import stages_in_step, step_matrix
 from ctml.flows.gradient_flow.trajectory import Trajectory
 from ctml.flows.tableaus import DORMAND_PRINCE, RK4, Tableau
 
 Slope = Callable[[Tensor, Tensor], None]
-"""slope(y, out) writes dy/dtau of `(tasks, numbers)` into out."""
+"""slope(y, out) writes dy/dtau of `(tasks, ...)` into out."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class Path:
         evaluations: slopes computed per task.
     """
 
-    final: Float[Tensor, "tasks numbers"]
+    final: Float[Tensor, "tasks *state"]
     sizes: Float[Tensor, "steps tasks"]
-    states: Float[Tensor, "kept tasks numbers"] | None
+    states: Float[Tensor, "kept tasks *state"] | None
     stride: int
     evaluations: int
 
@@ -83,42 +84,34 @@ class Stepper:
     """One Runge-Kutta step at a time, in buffers that are allocated once.
 
     `rows` holds y, k_1 .. k_S; stage points and the new y are products of a small coefficient matrix per task with it.
+    The views that those products work on are made once too: at these sizes a view costs as much as a product.
     """
 
-    def __init__(self, slope: Slope, start: Float[Tensor, "tasks numbers"], tableau: Tableau):
-        self.slope, self.tableau, stages = slope, tableau, tableau.stages
-        n_tasks, numbers = start.shape
-        self.rows = start.new_empty(1 + stages, n_tasks, numbers)
-        self.y, self.first, self.last = self.rows[0], self.rows[1], self.rows[stages]
+    def __init__(self, slope: Slope, start: Float[Tensor, "tasks *state"], tableau: Tableau):
+        self.slope, stages, n_tasks = slope, tableau.stages, len(start)
+        self.last_is_new = stages_in_step(tableau) < stages
+        rows = start.new_empty(1 + stages, *start.shape)
+        self.y, *slopes = rows.unbind(0)
+        self.first, self.last = slopes[0], slopes[-1]
         self.y.copy_(start)
-        self.new = torch.empty_like(start)
-        self.error = torch.empty_like(start)
-        # Rows of the coefficient matrix: stage points x_1 .. x_S, new y, error; columns: y, k_1 .. k_S.
-        moves = torch.zeros(stages + 2, 1 + stages, dtype=torch.float64)
-        for j, row in enumerate(tableau.a):
-            moves[j, 1 : 1 + j] = torch.tensor([float(q) for q in row], dtype=moves.dtype)
-        moves[stages, 1:] = torch.tensor([float(w) for w in tableau.b], dtype=moves.dtype)
-        if tableau.b_embedded is not None:
-            difference = [w - v for w, v in zip(tableau.b, tableau.b_embedded, strict=True)]
-            moves[stages + 1, 1:] = torch.tensor([float(w) for w in difference], dtype=moves.dtype)
-        stays = torch.zeros_like(moves)
-        stays[:-1, 0] = 1
-        self.moves, self.stays = moves.to(start), stays.to(start)
+        self.new, self.error = torch.empty_like(self.y), torch.empty_like(self.y)
+        self.moves = step_matrix(tableau, start.dtype, start.device)
+        self.stays = torch.zeros_like(self.moves)
+        self.stays[:-1, 0] = 1
         self.coefficients = start.new_empty(n_tasks, stages + 2, 1 + stages)
-        by_task = self.rows.transpose(0, 1)
-        # The views of all stages are made here once: at these sizes making a view costs as much as a product.
+        by_task = rows.view(1 + stages, n_tasks, -1).transpose(0, 1)
         self._stages = [
-            (self.coefficients[:, j : j + 1, : 1 + j], by_task[:, : 1 + j], self.rows[1 + j]) for j in range(1, stages)
+            (self.coefficients[:, j : j + 1, : 1 + j], by_task[:, : 1 + j], slopes[j]) for j in range(1, stages)
         ]
-        self._new = (self.coefficients[:, stages : stages + 1], by_task)
-        self._error = (self.coefficients[:, stages + 1 :], by_task)
-        self._points, self._errors = self.new[:, None], self.error[:, None]
+        self._step = self.coefficients[:, stages : stages + 1], by_task
+        self._estimate = self.coefficients[:, stages + 1 :], by_task
+        self._new, self._error = self.new.view(n_tasks, 1, -1), self.error.view(n_tasks, 1, -1)
         self._first_is_known = False
         self.evaluations = 0
 
     def resize(self, sizes: Float[Tensor, " tasks"]) -> None:
         """Set the step size of every task."""
-        torch.addcmul(self.stays, sizes.to(self.moves.dtype)[:, None, None], self.moves, out=self.coefficients)
+        torch.addcmul(self.stays, sizes[:, None, None], self.moves, out=self.coefficients)
 
     def attempt(self) -> None:
         """Compute the stages and the new y."""
@@ -127,37 +120,37 @@ class Stepper:
             self._first_is_known = True
             self.evaluations += 1
         for coefficients, rows, stage in self._stages:
-            torch.bmm(coefficients, rows, out=self._points)
+            torch.bmm(coefficients, rows, out=self._new)
             self.slope(self.new, stage)
         self.evaluations += len(self._stages)
-        if not self.tableau.first_same_as_last:  # else the last stage point is the new y already
-            torch.bmm(*self._new, out=self._points)
+        if not self.last_is_new:  # else the last stage point is the new y already
+            torch.bmm(*self._step, out=self._new)
 
-    def estimate(self) -> Float[Tensor, "tasks numbers"]:
+    def estimate(self) -> Float[Tensor, "tasks *state"]:
         """Return the embedded error estimate of the attempted step."""
-        torch.bmm(*self._error, out=self._errors)
+        torch.bmm(*self._estimate, out=self._error)
         return self.error
 
     def accept(self) -> None:
         """Move all tasks to the new y."""
         self.y.copy_(self.new)
-        self._first_is_known = self.tableau.first_same_as_last
-        if self._first_is_known:
+        self._first_is_known = self.last_is_new
+        if self.last_is_new:
             self.first.copy_(self.last)
 
-    def accept_where(self, accepted: Bool[Tensor, " tasks"]) -> None:
+    def accept_where(self, accepted: Bool[Tensor, "tasks *ones"]) -> None:
         """Move only the tasks whose step was accepted (needs a tableau whose last stage is the next first)."""
-        torch.where(accepted[:, None], self.new, self.y, out=self.y)
-        torch.where(accepted[:, None], self.last, self.first, out=self.first)
+        torch.where(accepted, self.new, self.y, out=self.y)
+        torch.where(accepted, self.last, self.first, out=self.first)
 
 
 def integrate(
     slope: Slope,
-    start: Float[Tensor, "tasks numbers"],
+    start: Float[Tensor, "tasks *state"],
     solver: Solver,
     *,
-    record: str = "all",
-    tolerance: Float[Tensor, "tasks #controlled"] | None = None,
+    record: str = "none",
+    atol: Float[Tensor, "tasks *state"] | float | None = None,
     first_step: Float[Tensor, " tasks"] | None = None,
 ) -> Path:
     """Integrate dy/dtau = slope(y) from tau = 0 to 1.
@@ -167,8 +160,7 @@ def integrate(
         start: y at tau = 0.
         solver: fixed or adaptive steps.
         record: "all" states before each step, "sqrt" of them (about the square root of their number), or "none".
-        tolerance: absolute tolerance of the leading `controlled` numbers of y, those that adaptive steps watch;
-            default: `solver.atol` for all.
+        atol: absolute tolerance of each number of y instead of `solver.atol`; infinite: not watched at all.
         first_step: first adaptive step size of each task.
 
     Raises:
@@ -177,61 +169,58 @@ def integrate(
     stepper = Stepper(slope, start, solver.tableau)
     trajectory = Trajectory(start, record, solver.steps if isinstance(solver, FixedSteps) else 16)
     if isinstance(solver, FixedSteps):
-        size = start.new_full((1, 1), 1 / solver.steps, dtype=torch.float64)
-        sizes = size.expand(solver.steps, len(start))
+        sizes = start.new_full((1, 1), 1 / solver.steps).expand(solver.steps, len(start))
         stepper.resize(sizes[0])
         for _ in range(solver.steps):
             trajectory.append(stepper.y)
             stepper.attempt()
             stepper.accept()
     else:
-        sizes = _adapt(stepper, solver, trajectory, tolerance, first_step)
+        atol = solver.atol if atol is None else atol
+        first_step = start.new_full((len(start),), 1e-2) if first_step is None else first_step
+        sizes = _adapt(stepper, solver, trajectory, atol, first_step)
     return Path(stepper.y.clone(), sizes, trajectory.states(), trajectory.stride, stepper.evaluations)
 
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 """Limits on how a step size changes (Hairer, Norsett, Wanner, Solving ODEs I, section II.4)."""
-DAMPING = 0.04
-"""Weight of the previous error in the step size: calms the rejections where stability bounds the step (ibid., IV.2)."""
+SLIVER = 1e-6
+"""A rest of the horizon, relative to the step, that is not worth a step of its own."""
 
 
 def _adapt(
     stepper: Stepper,
     solver: Adaptive,
     trajectory: Trajectory,
-    tolerance: Float[Tensor, "tasks #controlled"] | None,
-    first_step: Float[Tensor, " tasks"] | None,
+    atol: Float[Tensor, "tasks *state"] | float,
+    size: Float[Tensor, " tasks"],
 ) -> Float[Tensor, "steps tasks"]:
     """Step to tau = 1 with a step size per task; return the accepted sizes."""
-    y = stepper.y
-    atol = y.new_full((1, 1), solver.atol) if tolerance is None else tolerance
-    watched = slice(0, y.shape[1] if tolerance is None else tolerance.shape[1])
-    tau = y.new_zeros(len(y), dtype=torch.float64)
-    size = torch.full_like(tau, 1e-2) if first_step is None else first_step.to(tau)
-    previous = torch.full_like(tau, 1e-4)
-    exponent = 1 / (solver.tableau.embedded_order + 1) - 0.75 * DAMPING
+    y, new = stepper.y, stepper.new
+    tau = torch.zeros_like(size)
+    as_state = (-1, *[1] * (y.dim() - 1))
+    watched = torch.isfinite(torch.as_tensor(atol)).expand_as(y).flatten(1).sum(1).clamp(min=1).to(y.dtype)
+    exponent = -1 / (solver.tableau.embedded_order + 1)
     sizes = []
     for _ in range(solver.max_steps):
         left = 1 - tau
-        is_last = size * (1 + 1e-6) >= left  # no sliver of a step at the end
-        size = torch.where(is_last, left, size)
+        size = torch.where(size * (1 + SLIVER) >= left, left, size)
         stepper.resize(size)
         stepper.attempt()
-        largest = torch.maximum(y[:, watched].abs(), stepper.new[:, watched].abs())
-        scaled = stepper.estimate()[:, watched] / torch.add(atol, largest, alpha=solver.rtol)
-        error = scaled.square_().mean(1).sqrt_().to(tau.dtype).nan_to_num_(nan=torch.inf)
+        scale = torch.maximum(y.abs(), new.abs()).mul_(solver.rtol).add_(atol)
+        scaled = torch.div(stepper.estimate(), scale, out=scale).flatten(1)
+        error = torch.linalg.vector_norm(scaled, dim=1).square_().div_(watched).sqrt_()
+        error.nan_to_num_(nan=torch.inf).clamp_(min=1e-10)
         accepted = error <= 1
         if accepted.any():
+            taken = torch.where(accepted, size, 0)
             trajectory.append(y)
-            sizes.append(torch.where(accepted, size, 0))
-            stepper.accept_where(accepted)
-            tau = torch.where(accepted, torch.where(is_last, 1, tau + size), tau)
-            if (tau == 1).all():
+            sizes.append(taken)
+            stepper.accept_where(accepted.view(as_state))
+            tau = tau + taken
+            if tau.min() > 1 - SLIVER:
                 return torch.stack(sizes)
-        error = error.clamp_(min=1e-10)
-        factor = SAFETY * error**-exponent * previous**DAMPING
-        size = size * torch.where(accepted, factor.clamp(SHRINK, GROW), factor.clamp(SHRINK, 1))
-        previous = torch.where(accepted, error.clamp(min=1e-4), previous)
+        size = size * (SAFETY * error**exponent).clamp_(SHRINK, GROW)
     raise RuntimeError(
         f"max_steps={solver.max_steps}: the flow is at {float(tau.min()):.3g} of its horizon; shorten the horizon, "
         f"scale the features down, loosen rtol={solver.rtol}, or raise max_steps"
@@ -239,8 +228,8 @@ def _adapt(
 
 
 def replay(
-    slope: Slope, start: Float[Tensor, "tasks numbers"], sizes: Float[Tensor, "steps tasks"], tableau: Tableau
-) -> Float[Tensor, "steps tasks numbers"]:
+    slope: Slope, start: Float[Tensor, "tasks *state"], sizes: Float[Tensor, "steps tasks"], tableau: Tableau
+) -> Float[Tensor, "steps tasks *state"]:
     """Return the states before each of the given steps."""
     states = start.new_empty(len(sizes), *start.shape)
     states[0].copy_(start)

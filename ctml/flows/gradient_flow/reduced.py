@@ -3,8 +3,8 @@ r"""The flow of a linear head, reduced to the support set.
     dW/dt = -sum_m w_m (p_m - y_m) phi_m^T        stays in W_0 + span(phi), so with ds_m/dt = w_m (p_m - y_m), s(0) = 0,
     W(t) = W_0 - s(t)^T Phi,                      logits(t) = L_0 - G s(t),    L_0 = Phi W_0^T,   G = Phi Phi^T
 
-(Deleu et al. 2022, section 3.2; w_m = 1/M there.) The whole adaptation lives in M N numbers and sees the embeddings only
-through G and L_0. Here time and state are scaled once more, by t = T tau and s_m = T w_m sigma_m:
+(Deleu et al. 2022, section 3.2; w_m = 1/M there.) The whole adaptation lives in M N numbers and sees the embeddings
+only through G and L_0. Here time and state are scaled once more, by t = T tau and s_m = T w_m sigma_m:
 
     d sigma / d tau = link(L_0 - H sigma) - Y,    tau in [0, 1],    H = G diag(T w)
 
@@ -13,6 +13,7 @@ has, by the chain rule through those two products, the meta-gradients of Phi, W_
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -28,14 +29,14 @@ class ReducedFlow:
 
     Args:
         logits: L_0 transposed, `(tasks, ways, support)`.
-        matrix: H transposed, `(tasks, support, support)`: row m is T w_m times row m of the Gram matrix.
+        gram: G, `(tasks, support, support)`.
         targets: Y transposed, `(tasks, ways, support)`.
         scale: T w_m, `(tasks, 1, support)`; s = scale * sigma.
         link: predictions from logits.
     """
 
     logits: Float[Tensor, "tasks ways support"]
-    matrix: Float[Tensor, "tasks support support"]
+    gram: Float[Tensor, "tasks support support"]
     targets: Float[Tensor, "tasks ways support"]
     scale: Float[Tensor, "tasks 1 support"]
     link: Link
@@ -45,41 +46,38 @@ class ReducedFlow:
         cls,
         features: Float[Tensor, "tasks support d"],
         targets: Float[Tensor, "tasks support ways"],
-        head: Float[Tensor, "*tasks ways d"],
-        horizon: Float[Tensor, " *tasks"],
+        head: Float[Tensor, "tasks ways d"],
+        horizon: Float[Tensor, " tasks"],
         weights: Float[Tensor, "tasks support"],
         link: Link,
     ) -> "ReducedFlow":
-        """Reduce the flow of a head; differentiable with respect to features, head, horizon and weights."""
-        scale = (horizon.reshape(-1, 1) * weights)[:, None, :]
-        transposed = features.transpose(1, 2)
-        gram = features @ transposed
-        return cls(head @ transposed, scale.transpose(1, 2) * gram, targets.transpose(1, 2).contiguous(), scale, link)
+        """Reduce the flow of a head."""
+        scale = (horizon[:, None] * weights)[:, None, :]
+        return cls(head @ features.mT, features @ features.mT, targets.mT.contiguous(), scale, link)
 
-    def slope(self, sigma: Float[Tensor, "tasks ways*support"], out: Float[Tensor, "tasks ways*support"]) -> None:
+    @cached_property
+    def matrix(self) -> Float[Tensor, "tasks support support"]:
+        """H transposed: row m is T w_m times row m of the Gram matrix."""
+        return self.scale.mT * self.gram
+
+    def slope(self, sigma: Float[Tensor, "tasks ways support"], out: Float[Tensor, "tasks ways support"]) -> None:
         """Write d sigma / d tau into `out`."""
-        residual = out.view_as(self.logits)
-        torch.baddbmm(self.logits, sigma.view_as(self.logits), self.matrix, alpha=-1, out=residual)
-        self.link.predict(residual, out=residual)
-        residual.sub_(self.targets)
+        torch.baddbmm(self.logits, sigma, self.matrix, alpha=-1, out=out)
+        self.link.predict(out, out=out)
+        out.sub_(self.targets)
 
     def solve(self, solver: Solver, record: str = "none") -> Path:
         """Integrate sigma from 0 over the whole horizon (`record`: states to keep, see `integrate`)."""
-        start = torch.zeros_like(self.logits).flatten(1)
+        start = torch.zeros_like(self.logits)
         if isinstance(solver, FixedSteps):
             return integrate(self.slope, start, solver, record=record)
         return integrate(
-            self.slope,
-            start,
-            solver,
-            record=record,
-            tolerance=self.tolerance(solver.atol),
-            first_step=self.safe_step(),
+            self.slope, start, solver, record=record, atol=self.tolerance(solver.atol), first_step=self.safe_step()
         )
 
-    def tolerance(self, atol: float) -> Float[Tensor, "tasks ways*support"]:
+    def tolerance(self, atol: float) -> Float[Tensor, "tasks ways support"]:
         """Return the absolute tolerance of sigma that stands for `atol` in s; infinite where s cannot move."""
-        return (atol / self.scale).expand_as(self.logits).flatten(1)
+        return (atol / self.scale).expand_as(self.logits)
 
     def safe_step(self) -> Float[Tensor, " tasks"]:
         """Return 1 over a bound on the rate of contraction: a first step that the controller can enlarge.

@@ -5,7 +5,9 @@ r"""The flow of the half squared error in closed form.
 
 K = U diag(k) U^T is symmetric and positive semi-definite. Autograd through an eigendecomposition divides by differences
 of eigenvalues, which vanish when there are more examples than features; the derivative of a matrix function needs only
-divided differences (Daleckii and Krein), dphi(K)[E] = U (D o U^T E U) U^T with D_ab = (phi(k_a) - phi(k_b)) / (k_a - k_b).
+divided differences (Daleckii and Krein),
+
+    dphi(K)[E] = U (D o U^T E U) U^T,    D_ab = (phi(k_a) - phi(k_b)) / (k_a - k_b).
 """
 
 import torch

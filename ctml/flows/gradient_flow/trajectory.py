@@ -18,14 +18,14 @@ class Trajectory:
         expected: number of states to make room for (record="all").
     """
 
-    def __init__(self, like: Float[Tensor, "tasks numbers"], record: str, expected: int):
+    def __init__(self, like: Float[Tensor, "tasks *state"], record: str, expected: int):
         if record not in ("all", "sqrt", "none"):
             raise ValueError(f"record={record!r}: must be 'all', 'sqrt' or 'none'")
         self.record, self.stride, self.kept, self.steps = record, 1, 0, 0
         room = {"all": expected, "sqrt": 2, "none": 0}[record]
         self._buffer = like.new_empty(room, *like.shape)
 
-    def append(self, state: Float[Tensor, "tasks numbers"]) -> None:
+    def append(self, state: Float[Tensor, "tasks *state"]) -> None:
         """Take in the state before the next step."""
         if self.record == "none":
             return
@@ -46,7 +46,7 @@ class Trajectory:
         thinned[: self.kept] = self._buffer[: 2 * self.kept : 2]
         self._buffer = thinned
 
-    def states(self) -> Float[Tensor, "kept tasks numbers"] | None:
+    def states(self) -> Float[Tensor, "kept tasks *state"] | None:
         """Return what was kept, without spare room; None if nothing was to be recorded."""
         if self.record == "none":
             return None
