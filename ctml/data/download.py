@@ -25,7 +25,7 @@ from ctml.data.registry import Archive, Dataset
 
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 20  # seconds without a byte before a mirror is given up
-ATTEMPTS = 3  # continuations on one mirror after a broken connection
+ATTEMPTS = 5  # continuations on one mirror after a broken connection
 
 
 class Refused(Exception):
@@ -59,7 +59,8 @@ def obtain(dataset: Dataset, archive: Archive, home: Path, download: bool = True
                 _download(url, archive, path)
             except Refused as reason:
                 reasons.append(f"{url}: {reason}")
-                if archive.checksum is None:  # nothing would tell if the parts of two mirrors did not fit together
+                if archive.checksum is None and url != archive.urls[-1]:
+                    # Nothing would tell if the parts of two mirrors did not fit together.
                     path.with_name(path.name + ".part").unlink(missing_ok=True)
             else:
                 return path

@@ -62,6 +62,12 @@ def test_tries_the_mirrors_in_order(home, server):
     assert get(home, dead, good).read_bytes() == BODY
 
 
+def test_without_a_checksum_the_parts_of_two_mirrors_are_never_joined(home, server, monkeypatch):
+    monkeypatch.setattr("ctml.data.download.ATTEMPTS", 1)
+    breaking, other = server.serve("/breaking", BODY, cut_after=300_000), server.serve("/other", BODY[::-1])
+    assert get(home, breaking, other, checksum=None).read_bytes() == BODY[::-1]
+
+
 def test_says_why_each_mirror_failed_and_where_to_place_the_file(home, server):
     other = server.serve("/other", BODY[::-1])
     line = refusal(home, server.url + "/gone", other, "http://127.0.0.1:9/nobody")
@@ -96,7 +102,8 @@ def test_without_download_names_the_place(home):
 
 
 def test_a_file_that_is_there_is_not_fetched_again(home, placed):
-    assert get(home, "http://127.0.0.1:9/x") if placed("toy/toy.bin", BODY) else None
+    path = placed("toy/toy.bin", BODY)
+    assert get(home, "http://127.0.0.1:9/x") == path
 
 
 def test_a_read_only_data_folder_is_named(home, server):
