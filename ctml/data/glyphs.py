@@ -1,8 +1,9 @@
 """Glyphs: letters of many scripts in the hands of several typefaces, bent and shaken; made on the spot, no download.
 
 Stands in for Omniglot where that is not to be had: white ink on black, `(n, 1, 28, 28)` uint8, 20 drawings a letter,
-split by script, so that no script of the test is seen in training. Not a published benchmark: no number of a paper may
-be compared with results on it.
+split by script, so that no script of the test is seen in training. Somewhat easier: on 5-way 1-shot test tasks the
+nearest neighbour in raw pixels is right in 59% here and in 43% on Omniglot. Not a published benchmark: no number of a
+paper may be compared with results on it.
 
 How it is made: each of the 3,100 letters of the listed scripts is drawn once per face (DejaVu and STIX, which
 matplotlib ships). Left out are letters that look like an earlier one (A in Latin, Greek and Cyrillic; accents that
