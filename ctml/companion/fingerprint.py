@@ -24,6 +24,8 @@ from ctml.companion.sources import Import, Sources
 
 _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib"))
 
+_NO_CODE = ("__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+
 
 def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any], sources: Sources) -> str:
     """Return the key under which the result of `function(**arguments)` is kept."""
@@ -140,20 +142,10 @@ class _Digest:
         for base in cls.__bases__:
             self.add(base)
         for name, member in sorted(vars(cls).items()):
-            if name in (
-                "__doc__",
-                "__module__",
-                "__dict__",
-                "__weakref__",
-                "__annotations__",
-                "__firstlineno__",
-                "__static_attributes__",
-            ):
-                continue
-            made = (
-                inspect.isfunction(member) and member.__code__.co_filename == "<string>"
-            )  # by @dataclass, from fields
-            if not made and not name.startswith(("__dataclass_", "__annotat", "_abc_")):
+            # written by @dataclass from the fields, which count themselves; its __repr__ is wrapped
+            generated = name.startswith("__") and inspect.isfunction(member)
+            generated = generated and inspect.unwrap(member).__code__.co_filename == "<string>"
+            if not generated and name not in _NO_CODE and not name.startswith(("__dataclass_", "__annotat", "_abc_")):
                 self.write(name)
                 self.add(member)
         self.write(*(str(a) for a in getattr(cls, "__annotations__", {})))
@@ -179,10 +171,10 @@ class _Digest:
                 self._code(constant, namespace)
             elif index > 0 or constant != doc:
                 self.add(constant)
-        for instruction in instructions:
+        for place, instruction in enumerate(instructions):
             name = str(instruction.argval)
             if instruction.opname == "IMPORT_NAME":
-                self._named_parts(name, attributes)
+                self._import(name, instructions[place + 1 :], attributes)
             elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and name in namespace:
                 self.write("reads", name)
                 value = namespace[name]
@@ -190,6 +182,19 @@ class _Digest:
                     self._named_parts(value.__name__, attributes)
                 else:
                     self.add(value)
+
+    def _import(self, module: str, following: list[dis.Instruction], attributes: list[str]) -> None:
+        """Reach what an import inside a function takes: names (`from m import a, b`) or the module (`import m`)."""
+        taken = []
+        for instruction in following:
+            if instruction.opname == "IMPORT_FROM":
+                taken.append(str(instruction.argval))
+            elif not instruction.opname.startswith("STORE"):
+                break
+        for name in taken:
+            self._module(module, name)
+        if not taken:
+            self._named_parts(module, attributes)
 
     def _named_parts(self, module: str, attributes: list[str]) -> None:
         """Reach only what is taken out of a package: `ctml.MAML` reaches MAML, not all that `ctml` exports."""

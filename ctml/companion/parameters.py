@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ def choose(presets: Mapping[str, Config], preset: str, **given: Any) -> Config:
         Refusal: when the preset or one of the names does not exist.
     """
     check_known("preset", preset, tuple(presets))
-    fields = [f.name for f in dataclasses.fields(presets[preset])]  # pyright: ignore[reportArgumentType]
+    config: Any = presets[preset]
+    fields = [f.name for f in dataclasses.fields(config)]
     for name in given:
         check_known("parameter", name, fields)
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(presets[preset], **changes)  # pyright: ignore[reportType]
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     Raises:
         Refusal: when a word is not of the form name=value.
     """
-    try:
-        words = shlex.split(text, posix=False)
-    except ValueError as error:
-        raise Refusal(f"Cannot read SET={text!r}: {error}.") from None
+    words = re.split(r"\s+(?=[^\s=]+=)", text.strip()) if text.strip() else []
     settings = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -114,6 +110,8 @@ def parse_settings(text: str) -> dict[str, Any]:
         try:
             settings[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
+            if value[0] in "'\"([{":
+                raise Refusal(f"Cannot read {word!r} in SET: {value} is no Python literal.") from None
             settings[name] = value
     return settings
 

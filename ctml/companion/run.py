@@ -91,7 +91,8 @@ def _compute(
     cache.checkpoints.mkdir(parents=True, exist_ok=True)
 
     with _backend(cluster, threads), _quiet_bars():
-        parallel = joblib.Parallel(n_jobs=-1 if cluster else count, return_as="generator_unordered", batch_size=1)
+        options: Any = {"batch_size": 1}  # several runs in one parcel would be lost together
+        parallel: Any = joblib.Parallel(n_jobs=-1 if cluster else count, return_as="generator_unordered", **options)
         yield from parallel(_jobs(missing, pickled, cache, threads, parent))
 
 

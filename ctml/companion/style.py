@@ -51,7 +51,7 @@ NARROW = (4.2, 3.0)  # inches: one panel
 WIDE = (8.4, 3.0)  # two panels beside each other
 TALL = (8.4, 5.6)  # two rows
 
-_STABLE = {"svg.hashsalt": "ctml", "svg.fonttype": "path"}
+_STABLE: Any = {"svg.hashsalt": "ctml", "svg.fonttype": "path"}
 
 
 def method(name: str) -> Method:
@@ -73,24 +73,23 @@ def use() -> None:
     import seaborn
 
     seaborn.set_theme(context="paper", style="ticks", palette=list(COLOURS.values())[:8])
-    mpl.rcParams.update(
-        {
-            **_STABLE,
-            "figure.figsize": NARROW,
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "savefig.dpi": 150,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "grid.linewidth": 0.6,
-            "lines.linewidth": 1.6,
-            "lines.markersize": 4.5,
-            "legend.frameon": False,
-            "axes.titlesize": "medium",
-        }
-    )
+    settings: Any = {
+        **_STABLE,
+        "figure.figsize": NARROW,
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 150,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4.5,
+        "legend.frameon": False,
+        "axes.titlesize": "medium",
+    }
+    mpl.rcParams.update(settings)
 
 
 def render(figure: "Figure", kind: str) -> bytes:

@@ -1,0 +1,149 @@
+"""Rules read, calculate and refuse as they should; verdicts follow from samples alone."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ctml.companion.claims import Claim, ClaimError, judge, read_claims
+from ctml.companion.rules import RuleError, evaluate, read_rule
+
+CLAIM = Claim(
+    "demo-a", "small", "Eq. 1", "number", "n", "max(error) <= value", "quick", "seen", "median(error) <= value", 0.1
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("max(a) <= 3", True),
+        ("0 < min(a) < max(a) <= 3", True),
+        ("all(a < b)", True),
+        ("any(a >= b)", False),
+        ("not any(a >= b) and len(a) == 3", True),
+        ("min(a) > 5 or median(a) == 2", True),
+        ("abs(mean(a) - 2.0) <= 1e-12", True),
+        ("-1 <= slope(log2(a), log2(a * a)) - 2 + 1e-9 <= 1", True),
+        ("overlaps(1, 2, 2, 3)", True),
+        ("overlaps(1, 2, 2.1, 3)", False),
+        ("last(a) / first(a) == 3 and sum(diff(a)) == 2", True),
+    ],
+)
+def test_rules_calculate(rule: str, expected: bool) -> None:
+    assert bool(np.all(evaluate(rule, {"a": np.array([1.0, 2, 3]), "b": np.array([2.0, 3, 4])}))) is expected
+
+
+def test_slope_finds_the_order_of_a_method() -> None:
+    steps = np.array([0.1, 0.05, 0.025])
+    assert evaluate("slope(log(h), log(e))", {"h": steps, "e": 7 * steps**4}) == pytest.approx(4)
+
+
+def test_the_interval_is_students() -> None:
+    sample = np.array([0.97, 0.99, 0.98, 0.95])
+    low, high = stats.t.interval(0.95, 3, loc=sample.mean(), scale=stats.sem(sample))
+    assert evaluate("ci_low(x)", {"x": sample}) == pytest.approx(low)
+    assert evaluate("ci_high(x)", {"x": sample}) == pytest.approx(high)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["__import__('os')", "a.b", "a[0]", "open(a)", "lambda: 1", "[x for x in a]", "'text'", "a @ b", "max(a, axis=0)",
+     "a if b else c", "(a := 1)", "a <", "a is b", "max.real", "f(a)(b)", ""],
+)  # fmt: skip
+def test_a_rule_can_do_nothing_else(rule: str) -> None:
+    with pytest.raises(RuleError):
+        read_rule(rule)
+
+
+def test_a_missing_sample_is_named() -> None:
+    with pytest.raises(RuleError, match="needs the sample error; given: errors"):
+        evaluate("max(error) < 1", {"errors": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ([0.01, 0.1], "reproduced"),
+        ([0.01, 0.02, 0.5], "same trend"),
+        ([0.5, 0.6], "not reproduced"),
+        ([], "not assessed"),
+        (None, "not assessed"),
+        (0.05, "reproduced"),
+        (torch.tensor([0.05]), "reproduced"),
+        ([math.nan], "not reproduced"),
+        ([0.01, math.nan, 0.02], "not reproduced"),
+        ([math.inf], "not reproduced"),
+    ],
+)
+def test_verdicts_follow_from_samples(error: Any, verdict: str) -> None:
+    assert judge(CLAIM, {"error": error}).verdict == verdict
+
+
+def test_nan_does_not_slip_through_a_rule_that_is_true_of_it() -> None:
+    claim = Claim("demo-a", "s", "w", "rate", "n", "not any(error > 1)", "quick", "seen")
+    found = judge(claim, {"error": [math.nan]})
+    assert (found.verdict, found.reason) == ("not reproduced", "NaN in error")
+
+
+def test_a_reason_not_to_assess_keeps_the_measurement() -> None:
+    found = judge(CLAIM, {"error": [0.01]}, unassessed="judged only at preset paper")
+    assert (found.verdict, found.reason, found.measured) == (
+        "not assessed",
+        "judged only at preset paper",
+        "error 0.01",
+    )
+
+
+def test_samples_of_the_wrong_size_are_an_error_of_the_notebook() -> None:
+    claim = Claim("demo-a", "s", "w", "rate", "n", "all(a < b)", "quick", "seen")
+    with pytest.raises(ClaimError, match=r"demo-a.*cannot be calculated"):
+        judge(claim, {"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
+
+
+def write(root: Path, *changes: tuple[str, str]) -> Path:
+    path = root / "notebooks" / "demo" / "claims.toml"
+    text = path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def test_a_right_file_is_read(root: Path) -> None:
+    (claim,) = read_claims(write(root))
+    assert (claim.id, claim.value, claim.accept) == ("demo-f1", 0.1, "max(error) <= value")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('where = "Figure 1"\n', "", "lacks where"),
+        ('where = "Figure 1"', 'where = "Figure 1"\ncolour = "red"', "unknown field colour"),
+        ('kind = "number"', 'kind = "big"', "kind must be one of number, order, rate, identity, not 'big'"),
+        ('judged_at = "quick"', 'judged_at = "smoke"', "judged_at must be one of quick, paper"),
+        ('source = "ours"', 'source = "memory"', "source must be one of"),
+        ('id = "demo-f1"', 'id = "f1"', "must begin with the paper's slug, demo-"),
+        ('notebook = "01_line"', 'notebook = "02_line"', "names the notebook '02_line', which is not in"),
+        ("value = 0.1", "value = nan", "finite number"),
+        ("value = 0.1\n", "", "uses value, but the claim states none"),
+        ("max(error) <= value", "exec(error)", "knows no function 'exec'"),
+        ('accept = "max(error) <= value"', "accept = 3", "accept must be text"),
+        ("[[claim]]", "[[claims]]", r"holds only \[\[claim\]\] tables, not claims"),
+        ('says = "the error', "says = the error", "no valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(old: str, new: str, message: str, root: Path) -> None:
+    with pytest.raises(ClaimError, match=message):
+        read_claims(write(root, (old, new)))
+
+
+def test_an_id_may_occur_once(root: Path) -> None:
+    path = write(root)
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(ClaimError, match="has the claim demo-f1 twice"):
+        read_claims(path)
