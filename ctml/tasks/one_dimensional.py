@@ -65,10 +65,12 @@ class CurvatureJump:
         """Number of tasks."""
         return len(self.centre)
 
-    def at(self, points: Float[Tensor, "... #tasks 1"]) -> Float[Tensor, "... tasks"]:
-        """Return f_i(w_i), each task's loss at its own point."""
-        u = self.side * (points[..., 0] - self.centre)
-        v = u - self.jump
-        root = torch.hypot(v, self.width)
-        arch = 0.5 * (v * root + self.width.square() * torch.asinh(v / self.width))
-        return 0.5 * self.mu * u.square() + 0.5 * (self.smoothness - self.mu) * (0.5 * v.square() + arch)
+    def at(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
+        """Return f_i(w_i), each task's loss at its own point; the sum over coordinates where there are several."""
+        mu, smoothness, jump, width, centre, side = (
+            p[:, None] for p in (self.mu, self.smoothness, self.jump, self.width, self.centre, self.side)
+        )
+        u = side * (points - centre)
+        v = u - jump
+        arch = 0.5 * (v * torch.hypot(v, width) + width.square() * torch.asinh(v / width))
+        return (0.5 * mu * u.square() + 0.5 * (smoothness - mu) * (0.5 * v.square() + arch)).sum(-1)
