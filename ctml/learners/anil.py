@@ -19,10 +19,13 @@ from torch.func import functional_call
 
 from ctml import trees
 from ctml.checks import at_least
+from ctml.flows.gradient_flow import FixedSteps, adapt_head
+from ctml.flows.tableaus import EULER
 from ctml.learners.maml import MAML
+from ctml.losses import cross_entropy
 from ctml.types import Examples, Loss, Params, TaskBatch
 
-BACKWARD = ("autograd", "reverse")
+BACKWARD = ("autograd", "reverse", "adjoint")
 
 
 @dataclass
@@ -51,13 +54,15 @@ class ANIL(MAML):
         adapts: which parameters are w: a dotted prefix ("head", "blocks.3"), several of them, or a predicate on names.
         ridge: mu of the term (mu/2)|w|^2 that the inner loss gets; the query loss has none.
         backward: how the exact meta-gradient is made. "autograd" keeps the inner loop's graph; "reverse" keeps only
-            w_0 .. w_N and forms the products step by step, the same numbers in little memory.
+            w_0 .. w_N and forms the products step by step, the same numbers in little memory. "adjoint", for a linear
+            head and cross-entropy without ridge, takes the inner loop as Euler steps of the head's gradient flow
+            (support x ways numbers a step; see `ctml.flows.gradient_flow`).
 
     Attributes:
         evaluations: counters of gradients and second-order products, filled by `meta_gradient`.
 
     Raises:
-        ValueError: if `adapts` matches no parameter, or an option is unknown.
+        ValueError: if `adapts` matches no parameter, an option is unknown, or "adjoint" does not fit.
     """
 
     def __init__(
@@ -85,6 +90,13 @@ class ANIL(MAML):
         self.adapted_names = _matching(model, adapts)
         # Only then can the body's output be kept: no inner step changes it.
         self.keeps_features = hasattr(model, "features") and all(n.startswith("head.") for n in self.adapted_names)
+        is_linear_head = self.keeps_features and set(self.shared()) == {"weight", "bias"}
+        is_flow = is_linear_head and loss is cross_entropy and ridge == 0 and order == "second"
+        if backward == "adjoint" and not is_flow:
+            raise ValueError(
+                "backward='adjoint': fits adapts='head' (linear), cross_entropy, ridge=0 and order='second'; "
+                "backward='reverse' fits all and needs little memory too"
+            )
 
     def embed(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return what no inner step changes: the features if w lies in the head, else the input itself."""
@@ -115,7 +127,21 @@ class ANIL(MAML):
 
     def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
         """Take the inner steps of w on the support features."""
-        return super().adapt(Examples(self.embed(support.x), support.y), inner_steps)
+        embedded = Examples(self.embed(support.x), support.y)
+        if self.backward == "adjoint":
+            return self._euler_flow(embedded, self.inner_steps if inner_steps is None else inner_steps)
+        return super().adapt(embedded, inner_steps)
+
+    def _euler_flow(self, support: Examples, steps: int) -> Params:
+        head = self.shared()
+        if steps == 0:
+            return self.expanded(support)
+        # The flow's head has no bias: one more feature that is always 1 carries it.
+        features = torch.cat([support.x, support.x.new_ones(*support.x.shape[:2], 1)], dim=-1)
+        W_0 = torch.cat([head["weight"], head["bias"][:, None]], dim=1)
+        horizon = features.new_tensor(self.inner_lr * steps)
+        W = adapt_head(features, support.y, W_0, horizon, solver=FixedSteps(steps, EULER))
+        return {"weight": W[..., :-1], "bias": W[..., -1]}
 
     def predict(self, adapted: Params, batch: TaskBatch) -> Tensor:
         """Return the outputs on the query sets at adapted parameters."""
@@ -128,7 +154,7 @@ class ANIL(MAML):
         self.evaluations.outer_gradients += batch.n_tasks
         self.evaluations.hessian_vector += second
         self.evaluations.mixed_vector += second if self.common() else 0
-        if self.backward == "autograd":
+        if self.backward != "reverse":
             return super().meta_gradient(batch)
         self.zero_grad()
         return torch.cat([self._reverse(part, 1 / batch.n_tasks) for part in batch.split(self.tasks_at_once)])

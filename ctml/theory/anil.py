@@ -1,4 +1,4 @@
-"""Instances with known constants for ANIL, the curvature of its meta-objective, bounds on it, and costs.
+"""The curvature of ANIL's meta-objective, bounds on it in two geometries, the step-size rule, and costs.
 
     F(w, phi) = mean_i L_Q,i(w_N^i, phi),   w_0^i = w,   w_{m+1}^i = w_m^i - alpha grad_w L_S,i(w_m^i, phi)
 
@@ -7,55 +7,17 @@ theorems' own constants were not readable to us: the bounds here are derived (fo
 checked on the instances. Everything is float64 and free of `ctml.learners`: it is the oracle those are tested against.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, hessian, vmap
+from torch.func import grad, grad_and_value, hessian, vmap
 
-from ctml.checks import at_least, positive
+from ctml.checks import positive
+from ctml.theory.anil_instances import Constants, Instance
 
 GEOMETRIES = ("strongly-convex", "nonconvex")
-
-
-@runtime_checkable
-class Instance(Protocol):
-    """A finite set of tasks whose losses are functions of w and phi alone."""
-
-    def inner(self, w: Float[Tensor, "tasks n_w"], phi: Float[Tensor, " n_phi"]) -> Float[Tensor, " tasks"]:
-        """Return L_S of every task at its own w."""
-        ...
-
-    def outer(self, w: Float[Tensor, "tasks n_w"], phi: Float[Tensor, " n_phi"]) -> Float[Tensor, " tasks"]:
-        """Return L_Q of every task at its own w."""
-        ...
-
-    @property
-    def n_tasks(self) -> int: ...
-
-
-class Constants(NamedTuple):
-    """What the bounds are made of; each holds for every task of an instance.
-
-    Attributes:
-        mu: strong convexity of L_S in w; 0 for the nonconvex geometry.
-        L: Lipschitz constant of grad L_S and grad L_Q in (w, phi).
-        rho, tau: Lipschitz constants of d2L_S/dw2 and of d2L_S/dphi dw in (w, phi).
-        M: largest |grad L_Q|.
-    """
-
-    mu: float
-    L: float
-    rho: float
-    tau: float
-    M: float
-
-    @property
-    def kappa(self) -> float:
-        """Condition number L / mu."""
-        return self.L / self.mu
 
 
 class Bounds(NamedTuple):
@@ -66,142 +28,6 @@ class Bounds(NamedTuple):
     ww: float
     w_phi: float
     phi_phi: float
-
-
-@dataclass(frozen=True)
-class QuadraticTasks:
-    """L_S = 1/2 (w - C phi - c)' A (w - C phi - c) and L_Q = 1/2 (w - D phi - d)' E (w - D phi - d)."""
-
-    A: Float[Tensor, "tasks n_w n_w"]
-    C: Float[Tensor, "tasks n_w n_phi"]
-    c: Float[Tensor, "tasks n_w"]
-    E: Float[Tensor, "tasks n_w n_w"]
-    D: Float[Tensor, "tasks n_w n_phi"]
-    d: Float[Tensor, "tasks n_w"]
-
-    @classmethod
-    def draw(
-        cls,
-        generator: torch.Generator,
-        *,
-        n_tasks: int = 5,
-        n_w: int = 6,
-        n_phi: int = 4,
-        curvature: tuple[float, float] = (0.5, 2.0),
-    ) -> "QuadraticTasks":
-        """Draw tasks whose A and E have evenly spaced eigenvalues between the ends of `curvature`, and random bases."""
-        positive("curvature[0]", curvature[0])
-        at_least("curvature[1]", curvature[1], curvature[0])
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(n_tasks, *shape, generator=generator, dtype=torch.float64)
-
-        def definite() -> Tensor:
-            basis, _ = torch.linalg.qr(normal(n_w, n_w))
-            return (basis * torch.linspace(*curvature, n_w, dtype=torch.float64)) @ basis.mT
-
-        scale = n_phi**-0.5
-        return cls(
-            definite(), scale * normal(n_w, n_phi), normal(n_w), definite(), scale * normal(n_w, n_phi), normal(n_w)
-        )
-
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.A)
-
-    def inner(self, w, phi):
-        """Return L_S of every task."""
-        return _half_square(self.A, w - self.C @ phi - self.c)
-
-    def outer(self, w, phi):
-        """Return L_Q of every task."""
-        return _half_square(self.E, w - self.D @ phi - self.d)
-
-    def adapted(self, w: Tensor, phi: Tensor, alpha: float, steps: int) -> Float[Tensor, "tasks n_w"]:
-        """Return w_N in closed form: s + (I - alpha A)^N (w - s), s = C phi + c."""
-        s = self.C @ phi + self.c
-        return s + (torch.linalg.matrix_power(_eye_like(self.A) - alpha * self.A, steps) @ (w - s)[..., None])[..., 0]
-
-
-@dataclass(frozen=True)
-class LogCoshTasks:
-    """L = mean log cosh(X w + Z phi - y), strongly convex in w by the ridge (mu/2)|w|^2 of the support loss."""
-
-    x: Float[Tensor, "tasks n n_w"]
-    z: Float[Tensor, "tasks n n_phi"]
-    y: Float[Tensor, "tasks n"]
-    ridge: float
-
-    @classmethod
-    def draw(
-        cls, generator: torch.Generator, *, n_tasks: int = 5, n: int = 20, n_w: int = 6, n_phi: int = 4, ridge=0.5
-    ) -> "LogCoshTasks":
-        """Draw standard normal data; the first half of the examples is the support, the second the query."""
-        positive("ridge", ridge)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(n_tasks, 2 * n, *shape, generator=generator, dtype=torch.float64)
-
-        return cls(n_w**-0.5 * normal(n_w), n_phi**-0.5 * normal(n_phi), 2 * normal(), ridge)
-
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.x)
-
-    def inner(self, w, phi):
-        """Return L_S of every task."""
-        return self._fit(w, phi)[0] + 0.5 * self.ridge * w.square().sum(-1)
-
-    def outer(self, w, phi):
-        """Return L_Q of every task."""
-        return self._fit(w, phi)[1]
-
-    def _fit(self, w, phi):
-        residuals = (self.x @ w[..., None])[..., 0] + self.z @ phi - self.y
-        return log_cosh(residuals).unflatten(-1, (2, -1)).mean(-1).unbind(-1)
-
-    def constants(self) -> Constants:
-        """Return constants that hold everywhere, from |tanh| <= 1, sech^2 <= 1 and |(sech^2)'| <= 4 / (3 sqrt 3)."""
-        u = torch.cat([self.x, self.z], -1)
-        n = u.shape[1] // 2
-        curvature = torch.linalg.matrix_norm(u.unflatten(1, (2, n)), 2).square().max() / n + self.ridge
-        lengths = {k: torch.linalg.vector_norm(v, dim=-1) for k, v in dict(u=u, x=self.x, z=self.z).items()}
-        third = 4 / 27**0.5
-
-        def largest(per_example: Tensor, part: slice) -> float:
-            return float(per_example[:, part].mean(1).max())
-
-        support, query = slice(None, n), slice(n, None)
-        return Constants(
-            mu=self.ridge,
-            L=float(curvature),
-            rho=third * largest(lengths["u"] * lengths["x"] ** 2, support),
-            tau=third * largest(lengths["u"] * lengths["x"] * lengths["z"], support),
-            M=largest(lengths["u"], query),
-        )
-
-
-@dataclass(frozen=True)
-class CosineTask:
-    """L_S = cos w, L_Q = 1/2 (w - target)^2: nonconvex in one dimension, no phi; L = rho = 1."""
-
-    target: float = 0.3
-    n_tasks: int = 1
-
-    def inner(self, w, phi):
-        """Return L_S of the task."""
-        return w.cos().sum(-1)
-
-    def outer(self, w, phi):
-        """Return L_Q of the task."""
-        return 0.5 * (w - self.target).square().sum(-1)
-
-
-def log_cosh(r: Tensor) -> Tensor:
-    """Return log cosh r without overflow."""
-    return r.abs() + torch.nn.functional.softplus(-2 * r.abs()) - torch.log(r.new_tensor(2.0))
 
 
 def adapt(instance: Instance, w: Tensor, phi: Tensor, alpha: float, steps: int) -> Float[Tensor, "tasks n_w"]:
@@ -238,6 +64,34 @@ def curvature(
     """Return the spectral norms of d2F/dw2, d2F/dw dphi and d2F/dphi2 at many points."""
     blocks = vmap(hessian(lambda w, phi: meta_objective(instance, w, phi, alpha, steps), argnums=(0, 1)))(w, phi)
     return Curvature(*(_spectral_norm(h) for h in (blocks[0][0], blocks[0][1], blocks[1][1])))
+
+
+class Descent(NamedTuple):
+    """Gradient descent on F from many points: F and the squared norms of its two gradients before each step."""
+
+    objective: Float[Tensor, "iterations points"]
+    gradient_w: Float[Tensor, "iterations points"]
+    gradient_phi: Float[Tensor, "iterations points"]
+
+
+def descend(
+    instance: Instance,
+    w: Float[Tensor, "points n_w"],
+    phi: Float[Tensor, "points n_phi"],
+    beta_w: float | Float[Tensor, "points 1"],
+    beta_phi: float | Float[Tensor, "points 1"],
+    alpha: float,
+    steps: int,
+    iterations: int,
+) -> Descent:
+    """Take w <- w - beta_w dF/dw, phi <- phi - beta_phi dF/dphi, all points side by side."""
+    both = vmap(grad_and_value(lambda w, phi: meta_objective(instance, w, phi, alpha, steps), argnums=(0, 1)))
+    rows = []
+    for _ in range(iterations):
+        (g_w, g_phi), objective = both(w, phi)
+        rows.append((objective, g_w.square().sum(1), g_phi.square().sum(1)))
+        w, phi = w - beta_w * g_w, phi - beta_phi * g_phi
+    return Descent(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
 def strongly_convex_bounds(constants: Constants, alpha: float, steps: int) -> Bounds:
@@ -318,11 +172,3 @@ def _step_allowed(alpha: float, L: float) -> None:
 def _spectral_norm(block: Float[Tensor, "points rows columns"]) -> Float[Tensor, " points"]:
     # An instance without phi has empty blocks, of which torch knows no spectral norm.
     return torch.linalg.matrix_norm(block, 2) if block.numel() else block.new_zeros(len(block))
-
-
-def _half_square(matrix: Tensor, r: Tensor) -> Tensor:
-    return 0.5 * torch.einsum("td,tde,te->t", r, matrix, r)
-
-
-def _eye_like(matrix: Tensor) -> Tensor:
-    return torch.eye(matrix.shape[-1], dtype=matrix.dtype)

@@ -10,38 +10,9 @@ from ctml.models import MLP, Conv4, DeepHead, PerTask
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
 from ctml.theory import anil as theory
+from ctml.theory.anil_instances import LogCoshTasks, QuadraticTasks, TwoBlocks
 
 TASKS, WAYS, LR = 4, 3, 0.3
-
-
-class TwoBlocks(nn.Module):
-    """A linear model whose parameters are w and phi, so that the learner itself runs the theory's instances."""
-
-    def __init__(self, w, phi):
-        super().__init__()
-        self.w, self.phi = nn.Parameter(w.clone()), nn.Parameter(phi.clone())
-
-    def forward(self, x, context=None):
-        x_w, x_phi = x.split([self.w.shape[-1], self.phi.shape[-1]], dim=-1)
-        return x_w @ self.w.unsqueeze(-1) + x_phi @ self.phi.unsqueeze(-1)
-
-
-def as_batch(instance):
-    """Write an instance's losses as a loss of the outputs of `TwoBlocks` on examples."""
-    if isinstance(instance, theory.LogCoshTasks):
-        x, y = torch.cat([instance.x, instance.z], -1), instance.y[..., None]
-        n = x.shape[1] // 2
-        batch = TaskBatch(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]))
-        return batch, lambda out, y: theory.log_cosh(out - y).flatten(1).mean(1), instance.ridge
-
-    def least_squares(matrix, map_, offset):
-        root = torch.linalg.cholesky(matrix).mT
-        return Examples(torch.cat([root, -root @ map_], -1), root @ offset[..., None])
-
-    batch = TaskBatch(
-        least_squares(instance.A, instance.C, instance.c), least_squares(instance.E, instance.D, instance.d)
-    )
-    return batch, lambda out, y: 0.5 * (out - y).square().flatten(1).sum(1), 0.0
 
 
 @pytest.fixture
@@ -68,22 +39,13 @@ def assert_same(one, other, rtol=1e-9):
 
 @pytest.mark.parametrize("backward", ["autograd", "reverse"])
 @pytest.mark.parametrize("steps", [0, 1, 3, 7])
-@pytest.mark.parametrize("kind", [theory.QuadraticTasks, theory.LogCoshTasks])
+@pytest.mark.parametrize("kind", [QuadraticTasks, LogCoshTasks])
 def test_meta_gradient_equals_the_theorys(kind, steps, backward):
     """The learner in the paper's letters against torch.func through the instance's own formulas."""
     instance, stream = kind.draw(generator(1, "instance")), generator(1, "point")
     w, phi = (torch.randn(1, n, generator=stream, dtype=torch.float64) for n in (6, 4))
-    batch, loss, ridge = as_batch(instance)
-    seen = meta_gradient(
-        TwoBlocks(w[0], phi[0]),
-        batch,
-        loss,
-        inner_lr=0.5,
-        inner_steps=steps,
-        adapts="w",
-        ridge=ridge,
-        backward=backward,
-    )
+    options = {"adapts": "w", "inner_lr": 0.5, "inner_steps": steps, "ridge": instance.ridge, "backward": backward}
+    seen = meta_gradient(TwoBlocks(w[0], phi[0]), instance.batch(), instance.loss, **options)
     expected = torch.cat(theory.meta_gradient(instance, w, phi, 0.5, steps), 1)[0]
     assert float((seen[1] - expected).norm() / expected.norm()) < 1e-12
 
@@ -104,6 +66,14 @@ CHOICES = {
 def test_reverse_loop_equals_autograd(images, options, tasks_at_once, norm):
     reverse = meta_gradient(conv4(norm), images, backward="reverse", tasks_at_once=tasks_at_once, **options)
     assert_same(reverse, meta_gradient(conv4(norm), images, **options))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6])
+@pytest.mark.parametrize("tasks_at_once", [None, 3])
+def test_adjoint_of_the_euler_flow_equals_autograd(images, steps, tasks_at_once):
+    adjoint = meta_gradient(conv4(), images, inner_steps=steps, backward="adjoint", tasks_at_once=tasks_at_once)
+    assert_same(adjoint, meta_gradient(conv4(), images, inner_steps=steps))
+    assert adjoint[2].evaluations.hessian_vector == TASKS * steps
 
 
 @pytest.mark.parametrize("backward", ["autograd", "reverse"])
@@ -184,7 +154,10 @@ def test_evaluations_count_what_the_theorem_counts(images, backward, monkeypatch
         ({"adapts": "hea"}, "adapts='hea' is none of"),
         ({"adapts": lambda name: False}, "nothing would adapt"),
         ({"adapts": ()}, "nothing would adapt"),
-        ({"backward": "sideways"}, "backward='sideways': must be one of autograd, reverse"),
+        ({"backward": "sideways"}, "backward='sideways': must be one of autograd, reverse, adjoint"),
+        ({"backward": "adjoint", "ridge": 0.1}, "backward='adjoint': fits"),
+        ({"backward": "adjoint", "adapts": "head.bias"}, "backward='adjoint': fits"),
+        ({"backward": "adjoint", "order": "first"}, "backward='adjoint': fits"),
         ({"ridge": -1.0}, "ridge=-1.0: must be at least 0"),
         ({"order": "hessian-free"}, "order='hessian-free': ANIL's exact"),
     ],

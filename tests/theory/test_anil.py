@@ -8,6 +8,7 @@ import torch
 from ctml.rng import generator
 from ctml.theory import anil as theory
 from ctml.theory import rates
+from ctml.theory.anil_instances import Constants, CosineTask, LogCoshTasks, QuadraticTasks
 
 STEPS = (1, 2, 3, 5, 7, 10)
 
@@ -23,20 +24,20 @@ def points(n, n_w=6, n_phi=4, scale=1.0):
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_inner_loop_of_the_quadratic_has_its_closed_form(steps):
-    tasks, (w, phi) = draw(theory.QuadraticTasks), points(1)
+    tasks, (w, phi) = draw(QuadraticTasks), points(1)
     torch.testing.assert_close(
         theory.adapt(tasks, w[0], phi[0], 0.5, steps), tasks.adapted(w[0], phi[0], 0.5, steps), rtol=1e-12, atol=1e-13
     )
 
 
 def test_quadratic_tasks_have_the_curvature_asked_for():
-    tasks = theory.QuadraticTasks.draw(generator(0, "q"), curvature=(0.5, 2.0))
+    tasks = QuadraticTasks.draw(generator(0, "q"), curvature=(0.5, 2.0))
     for matrix in (tasks.A, tasks.E):
         ends = torch.linalg.eigvalsh(matrix)[:, [0, -1]]
         torch.testing.assert_close(ends, torch.tensor([0.5, 2.0], dtype=torch.float64).expand_as(ends))
 
 
-@pytest.mark.parametrize("kind", [theory.QuadraticTasks, theory.LogCoshTasks])
+@pytest.mark.parametrize("kind", [QuadraticTasks, LogCoshTasks])
 def test_meta_gradient_agrees_with_finite_differences(kind):
     tasks, (w, phi) = draw(kind), points(1)
     gradients = theory.meta_gradient(tasks, w, phi, 0.5, 3)
@@ -52,7 +53,7 @@ def test_meta_gradient_agrees_with_finite_differences(kind):
 
 def test_curvature_of_the_quadratic_is_its_product_formula():
     """d2F/dw2 = mean P E P, P = (I - alpha A)^N; symmetric P because A is."""
-    tasks, (w, phi) = draw(theory.QuadraticTasks), points(2)
+    tasks, (w, phi) = draw(QuadraticTasks), points(2)
     P = torch.linalg.matrix_power(torch.eye(6, dtype=torch.float64) - 0.5 * tasks.A, 4)
     expected = torch.linalg.matrix_norm((P @ tasks.E @ P).mean(0), 2).expand(2)
     torch.testing.assert_close(theory.curvature(tasks, w, phi, 0.5, 4).ww, expected, rtol=1e-10, atol=0)
@@ -60,7 +61,7 @@ def test_curvature_of_the_quadratic_is_its_product_formula():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_constants_of_log_cosh_hold_along_random_segments(seed):
-    tasks = draw(theory.LogCoshTasks, seed)
+    tasks = draw(LogCoshTasks, seed)
     constants = tasks.constants()
     (w, phi), (w2, phi2) = points(2), (v[[1, 0]] for v in points(2))
     distance = torch.cat([w - w2, phi - phi2], 1).norm(dim=1)
@@ -84,7 +85,7 @@ def test_constants_of_log_cosh_hold_along_random_segments(seed):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_strongly_convex_bounds_hold(steps):
-    tasks, (w, phi) = draw(theory.LogCoshTasks), points(30, scale=2.0)
+    tasks, (w, phi) = draw(LogCoshTasks), points(30, scale=2.0)
     constants = tasks.constants()
     alpha = 1 / constants.L
     bounds = theory.strongly_convex_bounds(constants, alpha, steps)
@@ -96,8 +97,8 @@ def test_strongly_convex_bounds_hold(steps):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_nonconvex_bounds_hold_on_the_cosine(steps):
-    task, w = theory.CosineTask(), torch.linspace(-math.pi, math.pi, 401, dtype=torch.float64)[:, None]
-    constants = theory.Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + task.target)
+    task, w = CosineTask(), torch.linspace(-math.pi, math.pi, 401, dtype=torch.float64)[:, None]
+    constants = Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + task.target)
     bounds = theory.nonconvex_bounds(constants, 0.3, steps)
     phi = w[:, :0]
     curvature = theory.curvature(task, w, phi, 0.3, steps).ww.max()
@@ -140,11 +141,24 @@ def test_cost_of_the_bound_is_least_at_a_moderate_number_of_steps(ratio, best):
 
 
 def test_curvature_decays_geometrically_where_the_inner_loss_is_strongly_convex():
-    tasks, (w, phi) = draw(theory.QuadraticTasks), points(1)
+    tasks, (w, phi) = draw(QuadraticTasks), points(1)
     steps = (5, 7, 10, 15)
     norms = [float(theory.curvature(tasks, w, phi, 0.5, n).ww) for n in steps]
     decay = rates.exponential(torch.tensor(steps).double(), torch.tensor(norms).double())
     assert decay.value == pytest.approx(-2 * math.log(0.75), abs=0.02)
+
+
+def test_descent_on_the_quadratic_follows_its_hessian():
+    """F is quadratic, so its gradient after k steps is (I - beta H)^k times the first one."""
+    tasks, (w, phi), beta = draw(QuadraticTasks), points(3), 0.1
+    seen = theory.descend(tasks, w, phi, beta, beta, 0.5, 2, 6)
+    zero, one = torch.zeros(10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)
+    hessian = torch.func.hessian(lambda p: theory.meta_objective(tasks, p[:6], p[6:], 0.5, 2))(zero)
+    first = torch.cat(theory.meta_gradient(tasks, w, phi, 0.5, 2), 1)
+    last = first @ torch.linalg.matrix_power(one - beta * hessian, 5)
+    torch.testing.assert_close(seen.gradient_w[-1], last[:, :6].square().sum(1), rtol=1e-9, atol=0)
+    torch.testing.assert_close(seen.gradient_phi[-1], last[:, 6:].square().sum(1), rtol=1e-9, atol=0)
+    torch.testing.assert_close(seen.objective[0, 0], theory.meta_objective(tasks, w[0], phi[0], 0.5, 2))
 
 
 @pytest.mark.parametrize(
@@ -152,9 +166,9 @@ def test_curvature_decays_geometrically_where_the_inner_loss_is_strongly_convex(
     [
         (lambda: theory.step_size(-1.0, 1, "nonconvex"), "L=-1.0: must be a positive"),
         (lambda: theory.step_size(1.0, 1, "convex"), "geometry='convex': must be one of strongly-convex, nonconvex"),
-        (lambda: theory.strongly_convex_bounds(theory.Constants(1, 2, 0, 0, 1), 0.6, 1), "alpha=0.6: the bounds hold"),
-        (lambda: theory.QuadraticTasks.draw(generator(0, "q"), curvature=(2.0, 1.0)), r"curvature\[1\]=1.0"),
-        (lambda: theory.LogCoshTasks.draw(generator(0, "q"), ridge=0.0), "ridge=0.0: must be a positive"),
+        (lambda: theory.strongly_convex_bounds(Constants(1, 2, 0, 0, 1), 0.6, 1), "alpha=0.6: the bounds hold"),
+        (lambda: QuadraticTasks.draw(generator(0, "q"), curvature=(2.0, 1.0)), r"curvature\[1\]=1.0"),
+        (lambda: LogCoshTasks.draw(generator(0, "q"), ridge=0.0), "ridge=0.0: must be a positive"),
     ],
 )
 def test_senseless_arguments_are_named(call, message):
