@@ -45,7 +45,8 @@ from ctml.flows.maml_flow import flow
 from ctml.flows.tableaus import EULER, KUTTA3, MIDPOINT, RK4
 from ctml.models import MLP
 from ctml.tasks import Quadratic, Sinusoid
-from ctml.theory.anil import CosineTask, QuadraticTasks, curvature
+from ctml.theory.anil import curvature
+from ctml.theory.anil_instances import CosineTask, QuadraticTasks
 from ctml.theory.fo_b_maml import QSuite
 
 # %% [markdown]
