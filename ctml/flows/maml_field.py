@@ -166,3 +166,17 @@ def joint_gradient_norm(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float
 def mean_inner_gradient_norm(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return mean_i |grad f_i(w)|, which has a floor in joint training as soon as the tasks differ."""
     return gradients(losses.support, losses.everywhere(w)).norm(dim=-1).mean(-1)
+
+
+def heterogeneity(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
+    """Return sigma(w) = sqrt(mean_i |grad f_i(w) - grad f(w)|^2), by how much the tasks disagree."""
+    g = gradients(losses.query, losses.everywhere(w))
+    return (g - g.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
+
+
+def hessian(field: Field, w: Float[Tensor, "*points d"], step: float = 1e-5) -> Float[Tensor, "*points d d"]:
+    """Return hess F at every point for a field -grad F, by central differences of the field, made symmetric."""
+    positive("step", step)
+    along = step * torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+    jacobian = (field(w[..., None, :] - along) - field(w[..., None, :] + along)) / (2 * step)
+    return (jacobian + jacobian.mT) / 2

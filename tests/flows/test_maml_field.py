@@ -8,6 +8,8 @@ from ctml import trees
 from ctml.flows.maml_field import (
     LossSet,
     first_order_field,
+    hessian,
+    heterogeneity,
     joint_field,
     joint_gradient_norm,
     learner_field,
@@ -56,6 +58,17 @@ def test_fields_on_quadratics_are_the_closed_forms():
     )
     torch.testing.assert_close(joint_gradient_norm(losses, w), g.mean(1).norm(dim=-1))
     torch.testing.assert_close(mean_inner_gradient_norm(losses, w), g.norm(dim=-1).mean(1))
+
+
+def test_hessian_and_heterogeneity_on_quadratics():
+    tasks, w = families()["quadratic"]
+    losses = LossSet.oracle(tasks)
+    contraction = torch.eye(4, dtype=torch.float64) - ALPHA * tasks.hessian
+    exact = (contraction @ tasks.hessian @ contraction).mean(0)
+    torch.testing.assert_close(hessian(maml_field(losses, ALPHA), w), exact.expand(5, 4, 4), rtol=1e-7, atol=1e-8)
+    each = tasks.gradient(w)
+    apart = sum(((each[:, i] - each.mean(1)) ** 2).sum(-1) for i in range(6)) / 6
+    torch.testing.assert_close(heterogeneity(losses, w), apart.sqrt())
 
 
 def test_a_batch_of_points_is_its_points_one_by_one():

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from ctml.flows.maml_field import LossSet, gradients, hessian_vector_products, joint_field, maml_field, maml_loss
+from ctml.flows.maml_field import (
+    LossSet,
+    gradients,
+    hessian,
+    hessian_vector_products,
+    heterogeneity,
+    joint_field,
+    maml_field,
+    maml_loss,
+)
 from ctml.flows.maml_flow import flow, flow_until
 from ctml.rng import generator
 from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic
@@ -19,12 +28,6 @@ def times(end, steps):
 
 def f(tasks):
     return lambda w: tasks.at(w[..., None, :].expand(*w.shape[:-1], tasks.n_tasks, w.shape[-1])).mean(-1)
-
-
-def spread(losses, w):
-    """Root mean square distance of the tasks' gradients from their mean."""
-    g = gradients(losses.query, losses.everywhere(w))
-    return (g - g.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
 
 
 def minimiser(losses, w0):
@@ -59,7 +62,7 @@ def test_t1_joint_loss_falls_at_a_linear_rate_to_a_neighbourhood(alpha_l):
     t = times(60.0, 120)
     path = flow(maml_field(losses, alpha), w0, t, rtol=1e-8, atol=1e-10)
     least = loss(minimiser(losses, w0))
-    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, float(spread(losses, path).max()))
+    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, float(heterogeneity(losses, path).max()))
     assert (loss(path) - least <= bounds.joint_gap(t, float(loss(w0) - least))).all()
     assert maml_field(losses, alpha)(path[-1]).norm() <= bounds.gradient_radius
 
@@ -101,13 +104,6 @@ def test_t1_prime_bounds_the_maml_loss_of_different_tasks():
     assert (gap <= bounds.maml_gap(t, float(gap[0]), sigma) + 1e-9).all()
     far = math.sqrt(bounds.smoothness / bounds.mu) * bounds.b / bounds.a * sigma
     assert maml_field(losses, alpha)(path[-1]).norm() <= far
-
-
-def hessian(field, w, h=1e-5):
-    """Hessian of F by central differences of its exact gradient, `(points, d, d)`."""
-    steps = h * torch.eye(w.shape[-1], dtype=torch.float64)
-    jacobian = (field(w[:, None] - steps) - field(w[:, None] + steps)) / (2 * h)
-    return (jacobian + jacobian.mT) / 2
 
 
 def test_t2_maml_curvature_grows_with_the_inner_gradient_at_most_as_stated():
@@ -155,7 +151,7 @@ def test_t3_and_t4_a_safe_switch_is_reached_in_time_and_phase_two_is_linear():
     losses, alpha = LossSet.oracle(tasks), 0.02 / tasks.smoothness
     centre = minimiser(losses, torch.zeros(5, dtype=torch.float64))
     w0 = centre + 100 / math.sqrt(5)
-    sigma = float(spread(losses, flow(joint_field(losses), w0, times(60.0, 300))).max())
+    sigma = float(heterogeneity(losses, flow(joint_field(losses), w0, times(60.0, 300))).max())
     bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, sigma, tasks.hessian_lipschitz)
     assert bounds.limits_agree
 
