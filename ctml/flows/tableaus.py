@@ -20,7 +20,7 @@ Coefficients are exact fractions, so the check is an equality, not a tolerance.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import combinations_with_replacement
@@ -72,10 +72,10 @@ class Tableau:
     """
 
     name: str
-    a: tuple[tuple[Fraction, ...], ...]
-    b: tuple[Fraction, ...]
+    a: tuple[tuple[Fraction | int, ...], ...] = field(repr=False)
+    b: tuple[Fraction | int, ...] = field(repr=False)
     order: int
-    b_embedded: tuple[Fraction, ...] | None = None
+    b_embedded: tuple[Fraction | int, ...] | None = field(default=None, repr=False)
     embedded_order: int | None = None
 
     def __post_init__(self) -> None:

@@ -10,7 +10,9 @@ from ctml.flows.tableaus import Tableau
 
 
 @cache
-def step_matrix(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "stages+2 1+stages"]:
+def step_matrix(
+    tableau: Tableau, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "{tableau.stages}+2 1+{tableau.stages}"]:
     """Return what a step of size 1 adds to y: rows x_1 .. x_S, new y, error estimate; columns y, k_1 .. k_S."""
     stages = tableau.stages
     matrix = torch.zeros(stages + 2, 1 + stages, dtype=dtype)

@@ -30,8 +30,8 @@ METHODS = ("adjoint", "forward", "unrolled", "backward_flow")
 def adapt_head(
     features: Float[Tensor, "tasks support d"],
     labels: Int[Tensor, "tasks support"] | Float[Tensor, "tasks support ways"],
-    head: Float[Tensor, "*tasks ways d"],
-    horizon: Float[Tensor, " *tasks"],
+    head: Float[Tensor, "ways d"] | Float[Tensor, "tasks ways d"],
+    horizon: Float[Tensor, ""] | Float[Tensor, " #tasks"],
     *,
     loss: str = "cross_entropy",
     smoothing: float = 0.0,

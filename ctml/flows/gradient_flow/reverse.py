@@ -1,8 +1,8 @@
 r"""Reverse-mode meta-gradients: from dLoss/dW(T) to dLoss/dPhi, dLoss/dW_0, dLoss/dT and dLoss/dw.
 
 A method of the reduced flow (`adjoint` or `backward_flow`) turns the cotangent of sigma(1) into those of L_0 and H; the
-rest is the chain rule through W(T) = W_0 - s^T Phi, s = T w sigma(1), L_0 = Phi W_0^T, H = G diag(T w), G = Phi Phi^T. With
-V = dLoss/dW(T) it has the form of the paper's projections (see `forward`),
+rest is the chain rule through W(T) = W_0 - s^T Phi, s = T w sigma(1), L_0 = Phi W_0^T, H = G diag(T w), G = Phi Phi^T.
+With V = dLoss/dW(T) it has the form of the paper's projections (see `forward`),
 
     dLoss/dPhi = (dG + dG^T) Phi + dL_0 W_0 - s V,     dLoss/dW_0 = V + dL_0^T Phi,
 

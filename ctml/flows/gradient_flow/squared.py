@@ -82,7 +82,7 @@ GAUSS_WEIGHTS = (0.1739274225687269, 0.3260725774312731, 0.3260725774312731, 0.1
 """Four-point Gauss-Legendre rule on [0, 1]: exact to round-off for e' over an interval shorter than SERIES_BELOW."""
 
 
-def divided_difference(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def divided_difference(a: Float[Tensor, "*#n"], b: Float[Tensor, "*#n"]) -> Float[Tensor, "*n"]:
     """Return (e(a) - e(b)) / (a - b); for close a and b as the mean of e' between them."""
     a, b = torch.broadcast_tensors(a, b)
     gap = a - b

@@ -1,0 +1,152 @@
+"""Meta-gradients: finite differences, plain autograd, and the four methods against each other."""
+
+import functools
+
+import pytest
+import torch
+from flows.problems import meta_gradients, problem, worst
+
+import ctml
+from ctml.flows import Adaptive, ClosedForm, FixedSteps, adapt_head
+from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4, TABLEAUS
+
+TIGHT = Adaptive(rtol=1e-10, atol=1e-12)
+SHAPES = [(3, 6), (6, 3)]
+
+
+def adapt(**options):
+    return functools.partial(adapt_head, **options)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+@pytest.mark.parametrize("tableau", TABLEAUS, ids=lambda t: t.name)
+def test_finite_differences_of_fixed_steps(tableau, loss):
+    """The adjoint is the derivative of the very steps taken, in Phi, W_0 and T, however coarse they are."""
+    features, labels, head, horizon = problem(tasks=2, support=3, ways=2, d=3)
+    inputs = [x.requires_grad_() for x in (features, head, horizon)]
+
+    def adapted(features, head, horizon, method):
+        return adapt_head(features, labels, head, horizon, loss=loss, solver=FixedSteps(3, tableau), method=method)
+
+    for method in ("adjoint", "unrolled"):
+        assert torch.autograd.gradcheck(functools.partial(adapted, method=method), inputs)
+    # Forward mode differentiates the steps in Phi and W_0, and the flow in T (equation 13).
+    assert torch.autograd.gradcheck(lambda f, h: adapted(f, h, horizon.detach(), "forward"), inputs[:2])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+@pytest.mark.parametrize("method", ["adjoint", "forward", "unrolled", "backward_flow"])
+def test_finite_differences_of_the_flow(method, loss):
+    features, labels, head, horizon = problem(tasks=1, support=3, ways=2, d=3)
+    inputs = [x.requires_grad_() for x in (features, head, horizon)]
+    # Fixed steps: adaptive ones jump a little when an input moves, which finite differences would magnify.
+    options = {"loss": loss, "solver": FixedSteps(30, DORMAND_PRINCE), "method": method}
+    assert torch.autograd.gradcheck(lambda f, h, t: adapt_head(f, labels, h, t, **options), inputs)
+
+
+def test_finite_differences_in_the_weights_of_examples():
+    features, labels, head, horizon = problem(tasks=2, support=3, ways=2, d=3)
+    weights = torch.rand(2, 3, generator=ctml.generator(0, "weights"), dtype=torch.float64, requires_grad=True)
+    solver = FixedSteps(3, RK4)
+    assert torch.autograd.gradcheck(
+        lambda w: adapt_head(features, labels, head, horizon, weights=w, solver=solver), [weights]
+    )
+
+
+@pytest.mark.parametrize("support, d", SHAPES, ids=["support < d", "support > d"])
+@pytest.mark.parametrize("solver", [FixedSteps(150, EULER), FixedSteps(37, RK4), Adaptive()], ids=repr)
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_adjoint_is_plain_autograd(loss, solver, support, d):
+    """To 1e-12, with all states kept and with checkpoints; per-task heads and horizons too."""
+    given = problem(tasks=3, support=support, d=d, horizon=4.0)
+    options = {"loss": loss, "solver": solver, "smoothing": 0.1}
+    expected = meta_gradients(adapt(method="unrolled", **options), given)
+    assert worst(meta_gradients(adapt(**options), given), expected) < 1e-12
+    assert worst(meta_gradients(adapt(checkpoints=True, **options), given), expected) < 1e-12
+    per_task = given._replace(head=given.head * torch.tensor([[[1.0]], [[2.0]], [[-1.0]]], dtype=torch.float64))
+    per_task = per_task._replace(horizon=torch.tensor([0.5, 1.0, 7.0], dtype=torch.float64))
+    expected = meta_gradients(adapt(method="unrolled", **options), per_task)
+    assert worst(meta_gradients(adapt(**options), per_task), expected) < 1e-12
+
+
+@pytest.mark.parametrize("support, d", SHAPES, ids=["support < d", "support > d"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_forward_mode_is_the_adjoint(loss, support, d):
+    """Same steps: exactly, in Phi and W_0. In T: within the solver's error, which shrinks with the tolerance."""
+    given = problem(tasks=3, support=support, d=d, horizon=4.0)
+    for rtol in (1e-4, 1e-7, 1e-10):
+        solver = Adaptive(rtol=rtol, atol=rtol / 100)
+        adjoint = meta_gradients(adapt(loss=loss, solver=solver), given)
+        forward = meta_gradients(adapt(loss=loss, solver=solver, method="forward"), given)
+        assert worst(forward[:3], adjoint[:3]) < 1e-12
+        assert worst(forward[3:], adjoint[3:]) < 30 * rtol
+
+
+@pytest.mark.parametrize("support, d", SHAPES, ids=["support < d", "support > d"])
+def test_closed_form_of_the_squared_loss(support, d):
+    """Also where support > d, so that the Gram matrix has repeated eigenvalues."""
+    given = problem(tasks=3, support=support, d=d, horizon=4.0)
+    exact = meta_gradients(adapt(loss="squared", solver=ClosedForm()), given)
+    assert worst(meta_gradients(adapt(loss="squared", solver=TIGHT), given), exact) < 1e-8
+    features, labels, head, horizon = problem(tasks=1, support=support, ways=2, d=d)
+    inputs = [x.requires_grad_() for x in (features, head, horizon)]
+    assert torch.autograd.gradcheck(
+        lambda f, h, t: adapt_head(f, labels, h, t, loss="squared", solver=ClosedForm()), inputs
+    )
+
+
+def test_textbook_adjoint_fails_where_the_discrete_one_does_not():
+    """exp(lambda_max T) times the tolerance is large here; the error of the backward flow is of that kind."""
+    given = problem(tasks=1, support=6, d=4, horizon=20.0)
+    solver = Adaptive(rtol=1e-6, atol=1e-8)
+    exact = meta_gradients(adapt(loss="squared", solver=ClosedForm()), given)
+    assert worst(meta_gradients(adapt(loss="squared", solver=solver), given), exact) < 1e-2
+    assert worst(meta_gradients(adapt(loss="squared", solver=solver, method="backward_flow"), given), exact) > 1
+
+
+def test_anil_is_explicit_euler():
+    """K gradient steps at rate alpha, written out in weight space, give the same head and the same meta-gradients."""
+    rate, steps = 0.05, 60
+    given = problem(tasks=3, support=6, d=8, horizon=rate * steps)
+
+    def anil(features, labels, head, horizon):
+        w = head.expand(3, *head.shape)
+        for _ in range(steps):
+            loss = ctml.cross_entropy(features @ w.mT, labels).sum()
+            w = w - (horizon / steps) * torch.autograd.grad(loss, w, create_graph=True)[0]
+        return w
+
+    expected = meta_gradients(anil, given)
+    assert worst(meta_gradients(adapt(solver=FixedSteps(steps, EULER)), given), expected) < 1e-12
+
+
+def test_states_kept():
+    """M N numbers a step, and about the square root of the steps with checkpoints."""
+    support, ways, steps = 6, 3, 400
+    features, labels, head, horizon = problem(tasks=2, support=support, ways=ways)
+    features.requires_grad_()
+
+    def numbers(**options) -> int:
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.untyped_storage()) or t, lambda t: t):
+            adapt_head(features, labels, head, horizon, **options)
+        return sum(storage.nbytes() for storage in {s.data_ptr(): s for s in saved}.values()) // 8
+
+    def of_states(steps, checkpoints=False) -> int:
+        one = numbers(solver=FixedSteps(1, EULER))
+        return (numbers(solver=FixedSteps(steps, EULER), checkpoints=checkpoints) - one) // (2 * support * ways)
+
+    assert of_states(steps) == steps - 1
+    assert of_states(steps, checkpoints=True) <= 2 * steps**0.5
+    assert numbers(solver=FixedSteps(steps, EULER), method="forward") == numbers(solver=FixedSteps(1), method="forward")
+
+
+def test_no_graph_no_memory():
+    """Meta-testing keeps no state; and a second derivative is refused, not wrong."""
+    features, labels, head, horizon = problem()
+    with torch.no_grad():
+        assert not adapt_head(features, labels, head.requires_grad_(), horizon).requires_grad
+    adapted = adapt_head(features, labels, head, horizon)
+    (gradient,) = torch.autograd.grad(adapted.square().sum(), head, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
