@@ -9,7 +9,7 @@
 Start with `notebooks/00_tour.ipynb`.
 """
 
-from ctml.learners import ANIL, MAML, Learner, Reptile
+from ctml.learners import ANIL, COMLN, MAML, Learner, Reptile
 from ctml.losses import accuracy, cross_entropy, mse
 from ctml.rng import generator
 from ctml.statistics import interval
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANIL",
+    "COMLN",
     "MAML",
     "ClassPool",
     "Examples",

@@ -234,10 +234,13 @@ def meta_test(
     """
     at_least("n_tasks", n_tasks, 1)
     stream = generator(seed, purpose)
+    was_training = learner.training
+    learner.eval()  # label smoothing and the like belong to meta-training
     scores: list[Tensor] = []
     for start in range(0, n_tasks, tasks_at_once):
         batch: TaskBatch = tasks.sample(min(tasks_at_once, n_tasks - start), stream).to(device)
         for part in batch.split(learner.tasks_at_once):
             adapted = learner.adapt(part.support, inner_steps)
             scores.append(metric(learner.predict(adapted, part), part.query.y).cpu())
+    learner.train(was_training)
     return MetaTest(torch.cat(scores), inner_steps, seed, getattr(learner.model, "norm", "none"))

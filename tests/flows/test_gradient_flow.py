@@ -1,6 +1,7 @@
 """The flow itself: against torchdiffeq, the closed form, and what theory says of it."""
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -86,7 +87,7 @@ def test_long_horizons_are_stable_and_the_loss_falls(dtype):
         gradients = torch.autograd.grad(adapted.square().sum(), leaves)
         assert all(torch.isfinite(g).all() for g in gradients)
         losses.append(ctml.cross_entropy(features @ adapted.detach().mT, labels).mean())
-    assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
 
 
 def test_weights_stay_in_the_span_of_the_features():
