@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from ctml.companion.cache import write_atomically
-from ctml.companion.pairing import stable_ids
+from ctml.companion.pairing import read_source, stable_ids
 from ctml.companion.work import leave_with
 
 KERNEL = "ctml"
@@ -34,7 +33,7 @@ def main(order: dict[str, Any]) -> int:
     source, executed, output = Path(order["source"]), Path(order["executed"]), Path(order["output"])
     executed.parent.mkdir(parents=True, exist_ok=True)
     _prepare_kernel(Path(order["build"]), order)
-    notebook = jupytext.read(source)
+    notebook = read_source(source)
 
     def news(**content: Any) -> None:
         with Path(order["progress"]).open("a", encoding="utf-8") as file:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jupytext
-
 from ctml.companion.cache import write_atomically
 from ctml.companion.claims import claims_of
 from ctml.companion.manifest import file_hash, versions
+from ctml.companion.pairing import read_source
 from ctml.companion.parameters import check_settings, read_parameters
 from ctml.companion.project import Notebook, Project, Refusal
 from ctml.companion.sources import Sources
@@ -96,7 +95,7 @@ class Job:
 
     def ingredients(self) -> dict[str, Any]:
         """Return everything the results depend on, as it is now."""
-        notebook = jupytext.read(self.notebook.source)
+        notebook = read_source(self.notebook.source)
         code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
         sources = Sources(self.project.root)
         try:

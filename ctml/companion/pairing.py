@@ -33,9 +33,14 @@ HEADER = f"""# ---
 """
 
 
+def read_source(source: Path) -> nbformat.NotebookNode:
+    """Read a py:percent notebook; one without a header counts as one with the project's."""
+    return jupytext.reads(with_header(source.read_text(encoding="utf-8")), fmt="py:percent")
+
+
 def paired(source: Path) -> str:
     """Return the text of the `.ipynb` that belongs to a source: no outputs, ids that do not change."""
-    notebook = jupytext.reads(with_header(source.read_text(encoding="utf-8")), fmt="py:percent")
+    notebook = read_source(source)
     del notebook.metadata["jupytext"]["text_representation"]
     return nbformat.writes(stable_ids(notebook)) + "\n"
 

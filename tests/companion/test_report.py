@@ -1,0 +1,56 @@
+"""The pages that readers see follow from the files in `results/`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctml.companion.project import Project
+from ctml.companion.report import outdated, readme_page, results_page, update
+
+
+@pytest.fixture
+def project(root: Path) -> Project:
+    folder = root / "results" / "quick" / "demo" / "01_line"
+    folder.mkdir(parents=True)
+    claim = {
+        "id": "demo-f1", "says": "a | b", "where": "Figure 1", "measured": "error 0.1", "accept": "max(error) <= value",
+        "verdict": "same trend", "reason": "",
+    }  # fmt: skip
+    manifest = {
+        "figures": [{"name": "errors", "caption": "Error.", "where": "Figure 1"}],
+        "outputs": {"metrics.csv": "0", "claims.json": "0"},
+        "runs": 4, "run_seconds": 90.0, "hardware": {"processor": "A chip", "cores": 2},
+    }  # fmt: skip
+    (folder / "claims.json").write_text(json.dumps([claim]))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Project(root)
+
+
+def test_the_page_names_files_claims_and_cost(project: Project) -> None:
+    page = results_page(project)
+    assert "| Figure 1 | [errors](quick/demo/01_line/figures/errors.svg) | Error. |" in page
+    assert "[metrics.csv](quick/demo/01_line/metrics.csv)" in page
+    assert r"| `demo-f1` | a \| b | Figure 1 | error 0.1 | `max(error) <= value` | **same trend** |" in page
+    assert "| demo/01_line | 4 | 1.5 | A chip, 2 cores |" in page
+    assert "Nothing yet: `make reproduce PRESET=paper`." in page
+
+
+def test_only_what_stands_between_markers_changes(project: Project) -> None:
+    text = "# Title\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nkept\n<!-- cost:begin --><!-- cost:end -->\nend\n"
+    (project.root / "README.md").write_text(text)
+    page = readme_page(project)
+    assert page.startswith("# Title\n<!-- claims:begin -->\nPreset `quick`:") and page.endswith(
+        "<!-- cost:end -->\nend\n"
+    )
+    assert "old" not in page and "\nkept\n" in page and "same trend" in page and "1.5" in page
+
+
+def test_pages_are_up_to_date_after_an_update(project: Project) -> None:
+    (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
+    assert update(project) == ["results/README.md", "README.md"]
+    assert outdated(project) == []
+
+
+def test_the_pages_of_this_project_are_up_to_date() -> None:
+    assert outdated(Project.around(Path(__file__).parent)) == [], "run make claims"

@@ -1,0 +1,63 @@
+"""Imports go one way: the order of the layers, read from the source and not from intentions."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "ctml").rglob("*.py"))
+
+# A module may import from its own layer and from those before it. Theory, rl and data lie beside the learners: they use
+# what lies below and are used by notebooks alone.
+LAYERS = [
+    {"types", "trees", "rng", "checks", "statistics", "losses", "memory"},
+    {"tasks", "models", "flows", "optimizers", "inner_solvers"},
+    {"learners"},
+    {"training"},
+    {"theory", "rl", "data"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+BESIDE = LAYERS[-1]
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(ROOT / "ctml").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Return the layers of ctml that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("ctml.")}
+        assert "ctml" not in names, f"{path}: name the module, not the whole package"
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_go_down(path: Path) -> None:
+    own = layer(path)
+    if own == "__init__":
+        assert imported(path) <= set(LEVEL) - BESIDE
+    elif own == "companion":
+        assert imported(path) <= {"companion"}, "the companion knows no mathematics"
+    else:
+        assert own in LEVEL, f"which layer is ctml/{own}?"
+        allowed = {own} | {name for name in LEVEL if LEVEL[name] <= LEVEL[own] and (name not in BESIDE or name == own)}
+        assert imported(path) <= allowed, f"ctml/{own} may import only {', '.join(sorted(allowed))}"
+
+
+@pytest.mark.parametrize("package", ["ctml", "ctml.companion.claims"])
+def test_importing_pulls_in_nothing_heavy(package: str) -> None:
+    heavy = ["matplotlib", "papermill", "pooch", "gymnasium", "pandas", "seaborn", "IPython"]
+    code = f"import sys, {package}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
