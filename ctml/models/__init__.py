@@ -3,7 +3,7 @@
 from ctml.models.conv1d import Conv1D
 from ctml.models.conv4 import Conv4
 from ctml.models.deep_head import DeepHead
-from ctml.models.layers import BatchNorm, Conv2d, Linear, NormMode
+from ctml.models.layers import BatchNorm, Conv2d, ConvBlock, Linear, NormMode
 from ctml.models.mlp import MLP
 from ctml.models.per_task import PerTask
 from ctml.models.resnet12 import ResNet12
@@ -15,6 +15,7 @@ __all__ = [
     "Conv1D",
     "Conv2d",
     "Conv4",
+    "ConvBlock",
     "DeepHead",
     "Linear",
     "NormMode",

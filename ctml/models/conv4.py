@@ -1,28 +1,11 @@
 """The four-block convolutional network of few-shot learning (Vinyals et al. 2016; Finn et al. 2017)."""
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from ctml.models.image_model import ImageModel
-from ctml.models.layers import BatchNorm, Conv2d, NormMode
+from ctml.models.layers import ConvBlock, NormMode
 
 BLOCKS = 4
-
-
-class Block(nn.Module):
-    """Convolve, normalise, rectify, and halve the side: by 2x2 max-pooling or by stride 2."""
-
-    def __init__(self, inputs: int, outputs: int, pool: bool, generator: torch.Generator | None):
-        super().__init__()
-        self.conv = Conv2d(inputs, outputs, stride=1 if pool else 2, generator=generator)
-        self.norm = BatchNorm(outputs)
-        self.pool = pool
-
-    def forward(self, x: Float[Tensor, "tasks n inputs height width"], n_context: int | None):
-        h = F.relu(self.norm(self.conv(x), n_context))
-        return F.max_pool2d(h.flatten(0, 1), 2).unflatten(0, h.shape[:2]) if self.pool else h
 
 
 class Conv4(ImageModel):
@@ -57,7 +40,7 @@ class Conv4(ImageModel):
         generator: torch.Generator | None = None,
     ):
         super().__init__(
-            lambda inputs, outputs: Block(inputs, outputs, pool, generator),
+            lambda inputs, outputs: ConvBlock(inputs, outputs, pool, generator),
             channels=channels,
             widths=[width] * BLOCKS,
             ways=ways,

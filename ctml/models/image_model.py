@@ -1,6 +1,7 @@
 """What Conv4 and ResNet12 share: blocks of convolutions, whose statistics they take, a linear head."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -52,7 +53,7 @@ class ImageModel(nn.Module):
             raise ValueError(f"norm={norm!r}: choose one of {', '.join(get_args(NormMode))}")
         self.image = (channels, side, side)
         self.norm, self.average = norm, average
-        self.blocks = nn.ModuleList(block(a, b) for a, b in zip((channels, *widths), widths, strict=False))
+        self.blocks = nn.ModuleList(block(a, b) for a, b in pairwise((channels, *widths)))
         pixels = 1 if average else (side // 2 ** len(widths)) ** 2
         self.head = Linear(widths[-1] * pixels, ways, generator)
 

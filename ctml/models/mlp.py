@@ -1,6 +1,7 @@
 """The small fully connected network of the regression tasks."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ class MLP(nn.Module):
             raise ValueError(f"sizes={list(sizes)}: give at least an input and an output size, each 1 or more")
         *hidden, outputs = sizes
         self.activation = activation
-        self.body = nn.ModuleList(Linear(a, b, generator) for a, b in zip(hidden, hidden[1:], strict=False))
+        self.body = nn.ModuleList(Linear(a, b, generator) for a, b in pairwise(hidden))
         self.head = Linear(hidden[-1], outputs, generator)
         self.inputs = sizes[0]
 

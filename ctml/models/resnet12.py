@@ -1,5 +1,7 @@
 """The twelve-layer residual network of few-shot learning (Lee et al. 2019, MetaOptNet)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from ctml.models.image_model import ImageModel
 from ctml.models.layers import BatchNorm, Conv2d, NormMode
+from ctml.models.operations import stack, unstack
 
 WIDTHS = (64, 160, 320, 640)
 LEAK = 0.1
@@ -18,17 +21,20 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None):
         super().__init__()
         widths = [inputs, outputs, outputs, outputs]
-        self.convs = nn.ModuleList(Conv2d(a, b, generator=generator) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(Conv2d(a, b, generator=generator) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(BatchNorm(outputs) for _ in self.convs)
         self.shortcut_conv = Conv2d(inputs, outputs, kernel=1, generator=generator)
         self.shortcut_norm = BatchNorm(outputs)
 
-    def forward(self, x: Float[Tensor, "tasks n inputs height width"], n_context: int | None):
+    def forward(
+        self, x: Float[Tensor, "tasks n inputs height width"], n_context: int | None = None
+    ) -> Float[Tensor, "tasks n outputs _ _"]:
+        """Map images, normalised by the statistics of each task's first `n_context` examples (of all when None)."""
         shortcut = self.shortcut_norm(self.shortcut_conv(x), n_context)
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x), n_context)
-            x = F.leaky_relu(x + shortcut if i == 2 else x, LEAK)
-        return F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
+            x = F.leaky_relu(x + shortcut if conv is self.convs[-1] else x, LEAK)
+        return unstack(F.max_pool2d(stack(x), 2), len(x))
 
 
 class ResNet12(ImageModel):
