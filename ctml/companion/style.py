@@ -42,6 +42,7 @@ METHODS: dict[str, Method] = {
     "rk2": Method("RK2-MAML", "#882255", "<"),
     "rk4": Method("RK4-MAML", "#AA4466", ">", "--"),
     "fo_b_maml": Method("FO-B-MAML", "#117733", "h"),
+    "fo_b_maml_forward": Method("FO-B-MAML, forward", "#88CC66", "p", "--"),
     "paper": Method("the paper", "#000000", "+", "--"),
 }
 COLOURS = {name: method.color for name, method in METHODS.items()}
