@@ -1,0 +1,174 @@
+"""Time exact meta-gradients of the head's gradient flow: adjoint against forward mode and plain autograd.
+
+    python benchmarks/gradient_flow.py [--threads 2] [--repeats 5] [--out benchmarks/gradient_flow.csv]
+
+Three tables, float32 unless said otherwise, 5-way 5-shot, median of `repeats` runs that alternate between the methods:
+
+    methods  one meta-gradient (Phi, W_0 and T) for horizons worth 50 to 10,000 gradient steps at rate 0.01
+    batch    16 tasks at once, 640 unit-norm features, rtol 1e-5, T = 0.1 to 1000, with the accepted steps, and how far
+             a step is from the time of its matrix products alone
+    memory   most memory held at a time, per step, in units of one state (support x ways numbers)
+
+Machines differ and neighbours disturb: read the ratios.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctml.flows import Adaptive, FixedSteps, adapt_head
+from ctml.flows.gradient_flow import LINKS, ReducedFlow
+from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4
+from ctml.memory import peak_bytes
+from ctml.rng import generator
+
+WAYS, SHOTS = 5, 5
+SUPPORT = WAYS * SHOTS
+RATE = 0.01  # of the gradient descent that a horizon is compared with
+
+
+def problem(n_tasks: int, d: int, unit_norm: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw rectified Gaussian embeddings of clustered classes; raw ones have the squared norm 800 whatever d."""
+    g = generator(0, "benchmark embeddings")
+    x = torch.randn(n_tasks, WAYS, 1, d, generator=g) + torch.randn(n_tasks, WAYS, SHOTS, d, generator=g)
+    x = x.relu().flatten(1, 2)
+    x = F.normalize(x, dim=-1) if unit_norm else x * (800 / d) ** 0.5
+    labels = torch.arange(WAYS).repeat_interleave(SHOTS).expand(n_tasks, -1)
+    head, cotangent = torch.randn(WAYS, d, generator=g) / d**0.5, torch.randn(n_tasks, WAYS, d, generator=g)
+    return x.to(dtype), labels, head.to(dtype), cotangent.to(dtype)
+
+
+def meta_gradient(given: tuple[Tensor, Tensor, Tensor, Tensor], horizon: float, **options) -> Callable[[], None]:
+    """Return one meta-gradient as work to be timed."""
+    features, labels, head, cotangent = given
+
+    def work() -> None:
+        leaves = features.detach().requires_grad_(), head.detach().requires_grad_()
+        time_ = torch.tensor(horizon, dtype=features.dtype, requires_grad=True)
+        (adapt_head(leaves[0], labels, leaves[1], time_, **options) * cotangent).sum().backward()
+
+    return work
+
+
+def milliseconds(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Return the median time of each, alternating, after one warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            if turn > 0:
+                times[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: median(t) for name, t in times.items()}
+
+
+def methods(repeats: int):
+    """Yield rows of adjoint, forward and unrolled."""
+    fixed = ("RK4, 400 steps", FixedSteps(400, RK4), torch.float64)
+    adaptive = ("Dormand-Prince, rtol 1e-5", Adaptive(1e-5, 1e-7), torch.float32)
+    tight = ("Dormand-Prince, rtol 1.4e-8", Adaptive(1.4e-8, 1.4e-8), torch.float64)  # the authors' tolerance
+    for name, solver, dtype in (fixed, adaptive, tight):
+        for d in (1600, 16000):
+            for n_tasks in (1, 8):
+                given = problem(n_tasks, d, unit_norm=False, dtype=dtype)
+                for steps in (1000,) if name == fixed[0] else (50, 1000, 10_000):
+                    each = {
+                        method: meta_gradient(given, RATE * steps, solver=solver, method=method)
+                        for method in ("adjoint", "forward", "unrolled")
+                    }
+                    t = milliseconds(each, repeats)
+                    yield {
+                        "table": "methods",
+                        "solver": name,
+                        "d": d,
+                        "tasks": n_tasks,
+                        "gradient_steps": steps,
+                        **{f"{method}_ms": round(ms, 2) for method, ms in t.items()},
+                        "forward_over_adjoint": round(t["forward"] / t["adjoint"], 1),
+                    }
+
+
+def batch(repeats: int):
+    """Yield rows of 16 tasks at once."""
+    n_tasks, solver = 16, Adaptive(rtol=1e-5, atol=1e-5)
+    features, labels, head, _ = given = problem(n_tasks, 640, unit_norm=True, dtype=torch.float32)
+    targets = F.one_hot(labels, WAYS).float()
+    weights = features.new_full((n_tasks, SUPPORT), 1 / SUPPORT)
+    for horizon in (0.1, 1.0, 10.0, 100.0, 1000.0):
+        heads = head.expand(n_tasks, -1, -1)
+        flow = ReducedFlow.of_head(
+            features, targets, heads, features.new_full((n_tasks,), horizon), weights, LINKS["cross_entropy"]
+        )
+        path = flow.solve(solver)
+        state = torch.zeros_like(flow.logits)
+
+        def products(flow=flow, state=state) -> None:
+            """The matrix products of one step and of its transpose: two and one more for each stage."""
+            for _ in range(3 * (DORMAND_PRINCE.stages - 1)):
+                torch.bmm(state, flow.matrix)
+
+        t = milliseconds({"all": meta_gradient(given, horizon, solver=solver), "products": products}, repeats)
+        yield {
+            "table": "batch",
+            "horizon": horizon,
+            "tasks": n_tasks,
+            "steps": len(path.sizes),
+            "evaluations": path.evaluations,
+            "meta_gradient_ms": round(t["all"], 2),
+            "step_ms": round(t["all"] / len(path.sizes), 3),
+            "products_of_a_step_ms": round(t["products"], 3),
+        }
+
+
+def memory():
+    """Yield rows of peak memory, in states per step."""
+    given = problem(1, 1600, unit_norm=True, dtype=torch.float32)
+    one_state = SUPPORT * WAYS * given[0].element_size()
+    for name, options in {
+        "adjoint": {},
+        "adjoint with checkpoints": {"checkpoints": True},
+        "forward": {"method": "forward"},
+        "unrolled": {"method": "unrolled"},
+    }.items():
+        for steps in (1000, 10_000):
+            peak = peak_bytes(meta_gradient(given, 1.0, solver=FixedSteps(steps, EULER), **options))
+            kilobytes = round(peak / 1024, 1)
+            yield {
+                "table": "memory",
+                "method": name,
+                "steps": steps,
+                "peak_kib": kilobytes,
+                "states_per_step": round(peak / one_state / steps, 2),
+            }
+
+
+def main() -> None:
+    """Run all tables and print them; write them to a file if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=argparse.FileType("w"), default=None, help="CSV file, one row a measurement")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.repeats} repeats", file=sys.stderr)
+    rows = []
+    for table in (batch(arguments.repeats), memory(), methods(arguments.repeats)):
+        for row in table:
+            rows.append({"threads": arguments.threads, **row})
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if arguments.out:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(arguments.out, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
