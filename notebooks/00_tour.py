@@ -209,7 +209,9 @@ best = horizons.detach()[losses.argmin()]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
 left.semilogx(horizons.detach(), losses.detach(), color=style.COLOURS["comln"], label="COMLN's flow")
-left.semilogx(alpha * euler_steps, anil.detach(), **style.method("anil").line() | {"linestyle": "", "label": "ANIL, steps of 0.5"})
+left.semilogx(
+    alpha * euler_steps, anil.detach(), **style.method("anil").line() | {"linestyle": "", "label": "ANIL, steps of 0.5"}
+)
 left.axvline(best, color="0.6", ls=":", lw=1)
 left.set(xlabel="horizon $T$", ylabel="query loss")
 left.legend(fontsize="x-small")
@@ -278,7 +280,9 @@ fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 falls = [float(curvature(convex, *origin, 0.5, int(n)).ww.max()) for n in inner_steps]
 grows = [float(curvature(CosineTask(), *top, 0.3, int(n)).ww.max()) for n in inner_steps]
 ax.semilogy(inner_steps, falls, **style.method("anil").line() | {"label": "strongly convex"})
-ax.semilogy(inner_steps, grows, **style.method("anil").line() | {"label": "nonconvex", "linestyle": "--", "marker": "v"})
+ax.semilogy(
+    inner_steps, grows, **style.method("anil").line() | {"label": "nonconvex", "linestyle": "--", "marker": "v"}
+)
 ax.set(xlabel="inner steps $N$", ylabel=r"greatest $|\partial^2F/\partial w^2|$")
 ax.legend(fontsize="x-small")
 study.figure(
@@ -317,7 +321,9 @@ def train(make):
         progress=False,
     )
     tests = {
-        k: ctml.meta_test(learner, Sinusoid(shots=10, queries=100), n_tasks=config.test_tasks, metric=ctml.mse, inner_steps=k)
+        k: ctml.meta_test(
+            learner, Sinusoid(shots=10, queries=100), n_tasks=config.test_tasks, metric=ctml.mse, inner_steps=k
+        )
         for k in (0, 1, 2, 5, 10)
     }
     return {
