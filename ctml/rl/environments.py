@@ -1,0 +1,93 @@
+"""Environments as batches: one call moves every trajectory of every task by one step of time.
+
+    goals ~ p(task);   o_0 = begin(goals, n);   (o_{t+1}, r_t, alive_{t+1}) = advance(a_t)
+
+A task is a row of `goals`; what a goal means is the environment's. An environment holds the state of one batch of
+trajectories at a time, so two interleaved rollouts need two environments.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ctml.checks import at_least, positive
+
+Moved = tuple[
+    Float[Tensor, "tasks n observation"], Float[Tensor, "tasks n"], Bool[Tensor, "tasks n"]
+]  # observations, rewards, and which trajectories go on
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What a rollout needs."""
+
+    observations: int
+    actions: int
+    horizon: int
+
+    def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks goal"]:
+        """Draw the goals of `n_tasks` tasks."""
+        ...
+
+    def begin(
+        self, goals: Float[Tensor, "tasks goal"], n: int, generator: torch.Generator
+    ) -> Float[Tensor, "tasks n observation"]:
+        """Start `n` trajectories per task and return what they see first."""
+        ...
+
+    def advance(self, actions: Float[Tensor, "tasks n action"]) -> Moved:
+        """Take one step with every trajectory."""
+        ...
+
+
+@dataclass
+class Navigation:
+    """2-D navigation (Finn, Abbeel, Levine 2017, section 5.3): go from the origin to a goal that is not observed.
+
+        p_{t+1} = p_t + clip(a_t, -speed, speed),   r_t = -|p_{t+1} - goal|^2,   goal ~ U[-1/2, 1/2]^2
+
+    Args:
+        horizon: steps of a trajectory.
+        speed: bound of a velocity command, per coordinate.
+        reach: half the side of the square of goals.
+        stop_within: distance to the goal at which a trajectory ends; 0 never ends one.
+    """
+
+    horizon: int = 100
+    speed: float = 0.1
+    reach: float = 0.5
+    stop_within: float = 0.01
+    observations: int = field(default=2, init=False)
+    actions: int = field(default=2, init=False)
+
+    def __post_init__(self) -> None:
+        at_least("horizon", self.horizon, 1)
+        positive("speed", self.speed)
+        positive("reach", self.reach)
+        at_least("stop_within", self.stop_within, 0)
+
+    def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 2"]:
+        """Draw goals uniformly from the square."""
+        return self.reach * (2 * torch.rand(n_tasks, 2, generator=generator, device=generator.device) - 1)
+
+    def begin(self, goals: Float[Tensor, "tasks 2"], n: int, generator: torch.Generator) -> Float[Tensor, "tasks n 2"]:
+        """Put all trajectories at the origin."""
+        self._goals = goals[:, None, :]
+        self._position = goals.new_zeros(len(goals), n, 2)
+        return self._position
+
+    def advance(self, actions: Float[Tensor, "tasks n 2"]) -> Moved:
+        """Move by the clipped command."""
+        self._position = self._position + actions.clamp(-self.speed, self.speed)
+        squared = (self._position - self._goals).square().sum(-1)
+        return self._position, -squared, squared > self.stop_within**2
+
+    def best_return(self, goals: Float[Tensor, "tasks 2"]) -> Float[Tensor, " tasks"]:
+        """Return the best return of a policy that knows the goal: full speed on each axis until the axis is done."""
+        steps = torch.arange(1, self.horizon + 1, device=goals.device, dtype=goals.dtype)
+        left = (goals.abs()[..., None] - self.speed * steps).clamp_min(0).square().sum(-2)
+        before_end = torch.cat([goals.square().sum(-1, keepdim=True), left[:, :-1]], -1) > self.stop_within**2
+        return -(left * before_end).sum(-1)

@@ -1,0 +1,237 @@
+"""RK-MAML for policies: stages move by REINFORCE, the weighted surrogate goes through one trust-region step.
+
+    D_j = trajectories at theta^(j),   k_j = grad L(theta^(j); D_j),   theta^(j) = theta - s sum_{l<j} q_jl k_l
+    J(theta) = E_task sum_j a_j J(theta^(j); D_j)     subject to     E_task sum_j a_j KL_j <= delta
+
+Letters as in `ctml.learners.rk_maml`. Each stage needs trajectories of its own, and they serve both its k_j and its
+part of the surrogate: weight on the unadapted policy (a_1 > 0) costs no further sample. That the constraint carries the
+surrogate's weights is our choice.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ctml import trees
+from ctml.checks import at_least, positive
+from ctml.flows.tableaus import Tableau
+from ctml.learners.rk_maml import ORDERS
+from ctml.rl.environments import Environment
+from ctml.rl.policy import GaussianPolicy
+from ctml.rl.policy_gradient import Experience, gather, inner_gradient, inner_step, surrogate_and_divergence
+from ctml.rl.trpo import TRPO, Objective, Taken
+from ctml.rng import generator
+from ctml.types import Params
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The trajectories of a meta-batch at every stage, and how far each stage stands from theta.
+
+    Args:
+        experience: D_j, one per stage.
+        shifts: theta^(j) - theta, per task.
+    """
+
+    experience: list[Experience]
+    shifts: list[Params]
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.experience[0].returns)
+
+    def every(self, stride: int) -> "Stages":
+        """Keep every `stride`-th step of the trajectories."""
+        return Stages([seen.every(stride) for seen in self.experience], self.shifts)
+
+
+@dataclass
+class MetaPolicy:
+    """A policy with the way it adapts and the direction in which it meta-learns.
+
+    Args:
+        policy, environment: what is trained, and where.
+        tableau: `EULER` is joint training, `rk2(1)` MAML, `rk2(a2)` and others the rest of the family.
+        inner_lr: alpha, the step to the second stage and of adaptation.
+        order: "first" leaves out the derivative of the k_l; "second" keeps it. Both leave out how the distribution
+            of later trajectories depends on theta.
+        trajectories: per task and stage.
+        discount: of rewards, in the advantages.
+        curvature_every: the Hessian of the divergence uses every so manieth step of the trajectories.
+
+    Raises:
+        ValueError: an option out of its range, or a tableau with a negative weight (a constraint cannot have one).
+    """
+
+    policy: GaussianPolicy
+    environment: Environment
+    tableau: Tableau
+    inner_lr: float = 0.1
+    order: str = "first"
+    trajectories: int = 20
+    discount: float = 0.99
+    curvature_every: int = 10
+
+    def __post_init__(self) -> None:
+        positive("inner_lr", self.inner_lr)
+        positive("discount", self.discount)
+        at_least("trajectories", self.trajectories, 2)
+        at_least("curvature_every", self.curvature_every, 1)
+        if self.order not in ORDERS:
+            raise ValueError(f"order={self.order!r}: must be one of {', '.join(ORDERS)}")
+        if min(self.tableau.b) < 0:
+            raise ValueError(f"tableau={self.tableau.name!r} has a negative weight, which the constraint cannot carry")
+
+    @property
+    def theta(self) -> Float[Tensor, " d"]:
+        """The policy's parameters as one vector."""
+        return trees.flatten(dict(self.policy.named_parameters())).detach()
+
+    def collect(self, goals: Float[Tensor, "tasks goal"], stream: torch.Generator) -> Stages:
+        """Gather the trajectories of every stage, one stage after another."""
+        theta = self._shared(self.theta)
+        expanded = trees.expand(theta, len(goals))
+        found, shifts, slopes = [], [], []
+        for row in self.tableau.a:
+            point = self._moved(expanded, row, slopes)
+            # At the first stage all tasks share their parameters: one matrix product instead of one per task.
+            found.append(self._gather(point if row else theta, goals, stream))
+            shifts.append(trees.sub(point, expanded))
+            if len(found) < self.tableau.stages:
+                slopes.append(inner_gradient(self.policy, point, found[-1]))
+        return Stages(found, shifts)
+
+    def stage_points(self, theta: Float[Tensor, " d"], stages: Stages) -> list[Params]:
+        """Return theta^(1) .. theta^(stages) per task as functions of theta, at second order through the k_l."""
+        params = trees.expand(self._shared(theta), stages.n_tasks)
+        if self.order == "first":  # wherever theta is tried, the k_l are those of the old parameters
+            return [trees.add(params, shift) for shift in stages.shifts]
+        keep_graph = theta.requires_grad and torch.is_grad_enabled()
+        points, slopes = [], []
+        for row, seen in zip(self.tableau.a, stages.experience, strict=True):
+            points.append(self._moved(params, row, slopes))
+            if len(points) < self.tableau.stages:
+                slopes.append(inner_gradient(self.policy, points[-1], seen, create_graph=keep_graph))
+        return points
+
+    def objective(self, stages: Stages) -> Objective:
+        """Return theta -> (E_task sum_j a_j J_j, E_task sum_j a_j KL_j)."""
+
+        def value(theta: Tensor) -> tuple[Tensor, Tensor]:
+            parts = [
+                [float(a) * part.mean() for part in surrogate_and_divergence(self.policy, point, seen)]
+                for a, point, seen in zip(
+                    self.tableau.b, self.stage_points(theta, stages), stages.experience, strict=True
+                )
+                if a
+            ]
+            return trees.sum_of(j for j, _ in parts), trees.sum_of(d for _, d in parts)
+
+        return value
+
+    def outer_step(
+        self, goals: Float[Tensor, "tasks goal"], outer: TRPO, stream: torch.Generator
+    ) -> tuple[Taken, list]:
+        """Take one meta-iteration on these tasks; return what the step did and the stages' mean returns."""
+        stages = self.collect(goals, stream)
+        taken = outer.step(self.theta, self.objective(stages), self.objective(stages.every(self.curvature_every)))
+        self.load(taken.point)
+        return taken, [float(seen.returns.mean()) for seen in stages.experience]
+
+    def returns(
+        self, goals: Float[Tensor, "tasks goal"], rates: Sequence[float], stream: torch.Generator
+    ) -> Float[Tensor, "steps tasks"]:
+        """Return each task's mean return before and after each adaptation step, with the steps' rates."""
+        params, found = trees.expand(self._shared(self.theta), len(goals)), []
+        for rate in (*rates, None):
+            seen = self._gather(params, goals, stream)
+            found.append(seen.returns.mean(1))
+            if rate is not None:
+                params = inner_step(self.policy, params, seen, rate)
+        return torch.stack(found)
+
+    def load(self, theta: Float[Tensor, " d"]) -> None:
+        """Set the policy's parameters."""
+        with torch.no_grad():
+            for name, value in self._shared(theta).items():
+                self.policy.get_parameter(name).copy_(value)
+
+    def _shared(self, theta: Tensor) -> Params:
+        return trees.unflatten(theta, dict(self.policy.named_parameters()))
+
+    def _moved(self, params: Params, row: Sequence[Fraction], slopes: Sequence[Params]) -> Params:
+        for q, k in zip(row, slopes, strict=True):
+            if q:
+                params = trees.axpy(-self.inner_lr * float(q / self.tableau.a[1][0]), k, params)
+        return params
+
+    def _gather(self, params: Params, goals: Tensor, stream: torch.Generator) -> Experience:
+        return gather(self.environment, self.policy, params, goals, self.trajectories, self.discount, stream)
+
+
+@dataclass
+class PolicyHistory:
+    """One entry per meta-iteration: mean return at each stage, divergence of the step, and whether it moved."""
+
+    returns: list[list[float]] = field(default_factory=list)
+    divergence: list[float] = field(default_factory=list)
+    moved: list[bool] = field(default_factory=list)
+
+
+def meta_train_policy(
+    method: MetaPolicy,
+    *,
+    iterations: int,
+    meta_batch: int,
+    seed: int,
+    outer: TRPO | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 10,
+    progress: bool = True,
+) -> PolicyHistory:
+    """Take `iterations` trust-region steps, each on `meta_batch` fresh tasks.
+
+    Args:
+        outer: settings of the step, `TRPO()` by default.
+        checkpoint: file to resume from and to write to, atomically; a resumed run ends with the same numbers.
+
+    Raises:
+        ValueError: if the checkpoint belongs to a run with another seed or meta-batch.
+    """
+    at_least("iterations", iterations, 0)
+    at_least("meta_batch", meta_batch, 1)
+    at_least("checkpoint_every", checkpoint_every, 1)
+    outer, history = outer or TRPO(), PolicyHistory()
+    stream = generator(seed, "meta-train policy")
+    settings = {"seed": seed, "meta_batch": meta_batch}
+    path = Path(checkpoint) if checkpoint is not None else None
+    if path is not None and path.exists():
+        saved = torch.load(path, weights_only=True)
+        if saved["settings"] != settings:
+            raise ValueError(f"checkpoint={path} belongs to a run with {saved['settings']}, not {settings}; remove it")
+        method.load(saved["theta"])
+        stream.set_state(saved["stream"])
+        history = PolicyHistory(**saved["history"])
+    for i in tqdm(range(len(history.moved), iterations), disable=not progress, leave=False):
+        taken, returns = method.outer_step(method.environment.draw(meta_batch, stream), outer, stream)
+        history.returns.append(returns)
+        history.divergence.append(taken.divergence)
+        history.moved.append(taken.shortened is not None)
+        if path is not None and ((i + 1) % checkpoint_every == 0 or i + 1 == iterations):
+            state = {
+                "settings": settings,
+                "theta": method.theta,
+                "stream": stream.get_state(),
+                "history": vars(history),
+            }
+            torch.save(state, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+    return history

@@ -1,0 +1,75 @@
+"""Trajectories of a batch of tasks, and how a policy makes them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ctml.checks import at_least
+from ctml.rl.environments import Environment
+from ctml.types import Params
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """What happened; a step that was not taken because the trajectory had ended has alive = 0.
+
+    Args:
+        observations: what the policy saw before its action.
+        actions: as drawn, before the environment clips them.
+        rewards: 0 where not alive.
+        alive: 1.0 where the step was taken.
+        mean, log_std: of the distributions that the actions were drawn from.
+    """
+
+    observations: Float[Tensor, "tasks n horizon observation"]
+    actions: Float[Tensor, "tasks n horizon action"]
+    rewards: Float[Tensor, "tasks n horizon"]
+    alive: Float[Tensor, "tasks n horizon"]
+    mean: Float[Tensor, "tasks n horizon action"]
+    log_std: Float[Tensor, "*tasks 1 action"]
+
+    @property
+    def returns(self) -> Float[Tensor, "tasks n"]:
+        """Undiscounted return of each trajectory."""
+        return self.rewards.sum(-1)
+
+    def to_go(self, discount: float) -> Float[Tensor, "tasks n horizon"]:
+        """Return the discounted reward to go, R_t = r_t + discount R_{t+1}."""
+        total = torch.zeros_like(self.rewards[..., 0])
+        backwards = []
+        for reward in self.rewards.flip(-1).unbind(-1):
+            total = reward + discount * total
+            backwards.append(total)
+        return torch.stack(backwards[::-1], -1)
+
+
+@torch.no_grad()
+def rollout(
+    environment: Environment,
+    policy: nn.Module,
+    params: Params,
+    goals: Float[Tensor, "tasks goal"],
+    n: int,
+    generator: torch.Generator,
+) -> Trajectories:
+    """Run `n` trajectories per task with shared or per-task parameters.
+
+    Args:
+        policy: maps observations to a `Gaussian`, or to anything with `mean`, `log_std` and `sample`.
+        params: the policy's, shared by all tasks or with a leading task axis.
+        generator: of the actions' noise and the environment's starts.
+    """
+    at_least("n", n, 1)
+    seen = environment.begin(goals, n, generator)
+    alive = torch.ones(seen.shape[:2], device=seen.device, dtype=seen.dtype)
+    steps = []
+    for _ in range(environment.horizon):
+        acting = functional_call(policy, params, (seen,))
+        action = acting.sample(generator)
+        following, reward, goes_on = environment.advance(action)
+        steps.append((seen, action, reward * alive, alive, acting.mean))
+        seen, alive = following, alive * goes_on
+    return Trajectories(*(torch.stack(part, 2) for part in zip(*steps, strict=True)), log_std=acting.log_std)

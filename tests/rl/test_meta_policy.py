@@ -1,0 +1,120 @@
+"""The RK-weighted surrogate: its gradient, its members joint training and MAML, the constraint, and resuming."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from ctml import trees
+from ctml.flows.tableaus import EULER, RK4, Tableau, rk2
+from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy
+from ctml.rl.policy_gradient import inner_gradient, surrogate_and_divergence
+from ctml.rng import generator
+
+TASKS = 3
+
+
+def method(tableau, dtype=torch.float64, **options):
+    policy = GaussianPolicy(2, 2, hidden=(6, 6), std=0.3, generator=generator(0, "w")).to(dtype)
+    options = {"trajectories": 4, "curvature_every": 1, "inner_lr": 0.05} | options
+    return MetaPolicy(policy, Navigation(horizon=15), tableau, **options)
+
+
+def collected(method):
+    return method.collect(method.environment.draw(TASKS, generator(0, "goals")).double(), generator(0, "act"))
+
+
+def gradient(method, stages):
+    theta = method.theta.requires_grad_()
+    return torch.autograd.grad(method.objective(stages)(theta)[0], theta)[0]
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_before_the_step_stages_stand_where_their_trajectories_were_made(order):
+    m = method(RK4, order=order)
+    stages = collected(m)
+    for point, seen in zip(m.stage_points(m.theta, stages), stages.experience, strict=True):
+        _, divergence = surrogate_and_divergence(m.policy, point, seen)
+        assert float(divergence.abs().max()) < 1e-12
+
+
+def test_second_order_gradient_goes_through_the_stages():
+    m = method(rk2(Fraction(1, 2)), order="second")
+    stages = collected(m)
+    found, objective = gradient(m, stages), m.objective(stages)
+    across = torch.randn(len(found), generator=generator(0, "d"), dtype=torch.float64)
+    eps = 1e-6
+    numeric = (objective(m.theta + eps * across)[0] - objective(m.theta - eps * across)[0]) / (2 * eps)
+    assert float(found @ across) == pytest.approx(float(numeric), rel=1e-5)
+
+
+def test_first_order_gradient_is_the_weighted_mean_of_policy_gradients():
+    m = method(rk2(Fraction(3, 4)), order="first")
+    stages = collected(m)
+    at_stages = [
+        trees.flatten(trees.mean_over_tasks(inner_gradient(m.policy, point, seen)))
+        for point, seen in zip(m.stage_points(m.theta, stages), stages.experience, strict=True)
+    ]
+    torch.testing.assert_close(gradient(m, stages), 0.25 * at_stages[0] + 0.75 * at_stages[1], rtol=1e-8, atol=1e-11)
+
+
+def test_euler_needs_one_batch_of_trajectories_and_is_joint_training():
+    m = method(EULER)
+    stages = collected(m)
+    assert len(stages.experience) == 1
+    theta = trees.expand(dict(m.policy.named_parameters()), TASKS)
+    joint = trees.flatten(trees.mean_over_tasks(inner_gradient(m.policy, theta, stages.experience[0])))
+    torch.testing.assert_close(gradient(m, stages), joint, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("a2", [Fraction(1, 2), Fraction(1)])
+def test_outer_steps_satisfy_the_constraint(a2, order):
+    m = method(rk2(a2), torch.float32, order=order)
+    history = meta_train_policy(m, iterations=3, meta_batch=TASKS, seed=0, outer=TRPO(delta=0.005), progress=False)
+    assert any(history.moved)
+    assert all(0 < d <= 0.005 for d, moved in zip(history.divergence, history.moved, strict=True) if moved)
+
+
+def test_adaptation_improves_the_return_after_meta_training():
+    m = method(rk2(1), torch.float32, trajectories=10, inner_lr=0.1)
+    m.environment.horizon = 30
+    goals = m.environment.draw(20, generator(0, "test"))
+    start = m.returns(goals, [0.1], generator(1, "act")).mean(1)
+    meta_train_policy(m, iterations=25, meta_batch=10, seed=0, progress=False)
+    end = m.returns(goals, [0.1], generator(1, "act")).mean(1)
+    assert end[1] > end[0] > start[0]
+
+
+def test_a_resumed_run_ends_with_the_same_numbers(tmp_path):
+    def train(iterations, checkpoint):
+        m, options = method(rk2(1), torch.float32), {"checkpoint": checkpoint, "checkpoint_every": 1}
+        history = meta_train_policy(m, iterations=iterations, meta_batch=TASKS, seed=0, progress=False, **options)
+        return m.theta, history
+
+    whole, history = train(4, None)
+    train(2, tmp_path / "run.pt")
+    resumed, again = train(4, tmp_path / "run.pt")
+    assert torch.equal(whole, resumed)
+    assert again == history
+    with pytest.raises(ValueError, match="belongs to a run with"):
+        meta_train_policy(method(rk2(1)), iterations=4, meta_batch=2, seed=0, checkpoint=tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "third"}, "order='third': must be one of first, second"),
+        ({"trajectories": 1}, "trajectories=1: must be at least 2"),
+        ({"inner_lr": 0.0}, "inner_lr=0.0: must be a positive"),
+    ],
+)
+def test_senseless_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        method(rk2(1), **options)
+
+
+def test_negative_weights_are_refused():
+    negative = Tableau("odd", ((), (Fraction(1),)), (Fraction(2), Fraction(-1)), order=1)
+    with pytest.raises(ValueError, match="tableau='odd' has a negative weight"):
+        method(negative)

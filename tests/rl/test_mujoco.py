@@ -1,0 +1,98 @@
+"""Half-cheetah and ant move as Gymnasium's own environments do; skipped where MuJoCo is not installed."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ctml.rng import generator
+
+gymnasium = pytest.importorskip("gymnasium")
+pytest.importorskip("mujoco")
+
+from ctml.rl.mujoco import BODIES, Locomotion  # noqa: E402
+
+
+@pytest.mark.parametrize("body", ["half_cheetah", "ant"])
+def test_moves_as_gymnasium(body):
+    """Same start, same actions, several trajectories at once here and one by one there."""
+    environment = Locomotion(body, "direction", threads=2)
+    stream, n, steps = generator(0, "m"), 2, 5
+    goals = torch.tensor([[1.0], [-1.0]])
+    seen = environment.begin(goals, n, stream)
+    theirs = []
+    for state in environment._state.flatten(0, 1).numpy():
+        made = gymnasium.make(BODIES[body].environment, **BODIES[body].options)
+        made.reset(seed=0)
+        made.unwrapped.set_state(state[: environment.positions], state[environment.positions :])
+        theirs.append(made)
+    assert seen.shape == (2, n, theirs[0].observation_space.shape[0])
+    for _ in range(steps):
+        actions = 2 * torch.rand(2, n, environment.actions, generator=stream) - 1
+        seen, _, _ = environment.advance(actions)
+        for k, made in enumerate(theirs):
+            expected = made.step(actions.flatten(0, 1)[k].numpy())[0]
+            np.testing.assert_allclose(seen.flatten(0, 1)[k].numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_rewards_are_the_papers():
+    """Forwards and backwards are paid the same distance with opposite signs; a velocity is paid its distance."""
+    runs = {}
+    for goal, goals in (("direction", [[1.0], [-1.0]]), ("velocity", [[0.0], [1.5]])):
+        environment = Locomotion("half_cheetah", goal, threads=1)
+        environment.begin(torch.tensor(goals), 1, generator(0, "m"))
+        environment._state[1] = environment._state[0]
+        before = environment._state[0, 0, 0].clone()
+        actions = torch.full((2, 1, environment.actions), 0.5)
+        _, reward, goes_on = environment.advance(actions)
+        velocity = (environment._state[0, 0, 0] - before) / environment.dt
+        runs[goal] = reward[:, 0] + 0.05 * 6 * 0.5**2
+        assert goes_on.all()
+    torch.testing.assert_close(runs["direction"], velocity.float() * torch.tensor([1.0, -1.0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        runs["velocity"], -(velocity.float() - torch.tensor([0.0, 1.5])).abs(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_goals_and_starts_are_reproducible():
+    a, b = (Locomotion("ant", "velocity", threads=t) for t in (1, 2))
+    goals = a.draw(3, generator(0, "g"))
+    assert torch.equal(goals, b.draw(3, generator(0, "g")))
+    assert goals.min() >= 0 and goals.max() <= 3
+    assert torch.equal(a.begin(goals, 2, generator(0, "s")), b.begin(goals, 2, generator(0, "s")))
+    actions = torch.ones(3, 2, a.actions)
+    for _ in range(3):
+        left, right = a.advance(actions), b.advance(actions)
+    assert all(torch.equal(x, y) for x, y in zip(left, right, strict=True))
+
+
+def test_directions_come_in_equal_numbers():
+    assert Locomotion("half_cheetah", "direction", threads=1).draw(4, generator(0, "g"))[:, 0].tolist() == [
+        1,
+        -1,
+        1,
+        -1,
+    ]
+
+
+def test_an_ant_that_jumps_has_ended():
+    environment = Locomotion("ant", "direction", threads=1)
+    environment.begin(torch.ones(1, 1), 2, generator(0, "m"))
+    environment._state[0, 1, 2] = 1.5
+    _, _, goes_on = environment.advance(torch.zeros(1, 2, environment.actions))
+    assert goes_on.tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("horse", "velocity"), "body='horse'"), (("ant", "far"), "goal='far'")]
+)
+def test_unknown_bodies_and_goals_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Locomotion(*arguments)
+
+
+def test_ctml_itself_needs_no_gymnasium():
+    code = "import sys, ctml, ctml.rl; sys.exit('gymnasium' in sys.modules or 'mujoco' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
