@@ -1,6 +1,7 @@
 """Where tasks come from."""
 
 from ctml.tasks.few_shot import FewShot
+from ctml.tasks.fixed_labels import FixedLabels
 from ctml.tasks.linear_regression import LinearRegression
 from ctml.tasks.logistic import Logistic
 from ctml.tasks.logistic_ridge import LogisticRidge
@@ -8,4 +9,13 @@ from ctml.tasks.one_dimensional import CurvatureJump
 from ctml.tasks.quadratic import Quadratic
 from ctml.tasks.sinusoid import Sinusoid
 
-__all__ = ["CurvatureJump", "FewShot", "LinearRegression", "Logistic", "LogisticRidge", "Quadratic", "Sinusoid"]
+__all__ = [
+    "CurvatureJump",
+    "FewShot",
+    "FixedLabels",
+    "LinearRegression",
+    "Logistic",
+    "LogisticRidge",
+    "Quadratic",
+    "Sinusoid",
+]

@@ -7,6 +7,7 @@ Within a task the examples are ordered by label, `shots` (or `queries`) of each.
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ctml.checks import at_least
@@ -51,21 +52,28 @@ class FewShot:
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
         """Draw `n_tasks` tasks; x `(tasks, ways * shots, *features)` float32, y `(tasks, ways * shots)` int64."""
-        device, counts = self.pool.examples.device, self.pool.counts
+        counts = self.pool.counts
+        classes = self.classes(n_tasks, generator)
         per_class = self.shots + self.queries
-
-        def without_replacement(n: int, k: int, rows: tuple[int, ...], size: Tensor | None = None) -> Tensor:
-            keys = torch.rand(*rows, n, generator=generator, device=generator.device).to(device)
-            if size is not None:  # classes differ in size: an index beyond a class's own size must never win
-                keys = keys.masked_fill(torch.arange(n, device=device) >= size[..., None], -1.0)
-            return keys.topk(k, dim=-1).indices
-
-        classes = without_replacement(self.pool.n_classes, self.ways, (n_tasks,))
-        largest = int(counts.max())
-        within = without_replacement(largest, per_class, (n_tasks, self.ways), counts[classes])
+        within = self._without_replacement(
+            int(counts.max()), per_class, (n_tasks, self.ways), generator, counts[classes]
+        )
         starts = counts.cumsum(0) - counts
         index = starts[classes][..., None] + within  # (tasks, ways, shots + queries)
         return TaskBatch(self._examples(index[..., : self.shots]), self._examples(index[..., self.shots :]))
+
+    def classes(self, n_tasks: int, generator: torch.Generator) -> Int[Tensor, "tasks ways"]:
+        """Draw the classes of each task; the class in column j gets the label j."""
+        return self._without_replacement(self.pool.n_classes, self.ways, (n_tasks,), generator)
+
+    def _without_replacement(
+        self, n: int, k: int, rows: tuple[int, ...], generator: torch.Generator, size: Tensor | None = None
+    ) -> Tensor:
+        device = self.pool.examples.device
+        keys = torch.rand(*rows, n, generator=generator, device=generator.device).to(device)
+        if size is not None:  # classes differ in size: an index beyond a class's own size must never win
+            keys = keys.masked_fill(torch.arange(n, device=device) >= size[..., None], -1.0)
+        return keys.topk(k, dim=-1).indices
 
     def _examples(self, index: Tensor) -> Examples:
         n_tasks, ways, n = index.shape
