@@ -16,8 +16,8 @@ from ctml.companion.site import build
     ("text", "expected"),
     [
         (r"the rate $\alpha_{i}$ of", ["<msub>", "&#x003B1;"]),
-        (r"$$\frac{d\theta}{dt} = -\nabla F(\theta) \tag{3}$$", ["<mfrac>", 'display="block"', "(3)"]),
-        (r"$$\begin{aligned} a &= b \\ c &= d * e \end{aligned}$$", ["<mtable>", "&#42;"]),
+        (r"$$\frac{d\theta}{dt} = -\nabla F(\theta) \tag{3}$$", ["<mfrac>", 'display="block"', "<mtext>3</mtext>"]),
+        (r"$$\begin{aligned} a &= b \\ c &= d * e \end{aligned}$$", ["<mtable", "&#x0002A;"]),
         (r"$\arg\min_\phi f$", ["arg"]),
     ],
 )
@@ -36,7 +36,7 @@ def test_dollars_that_are_no_equation_stay(text: str) -> None:
 
 
 def test_what_cannot_be_read_is_shown_as_it_is_written() -> None:
-    assert with_mathml(r"see $\frac{a}$ there") == r"see `\frac{a}` there"
+    assert with_mathml(r"see $x^a^b$ there") == r"see `x^a^b` there"
 
 
 @pytest.fixture
