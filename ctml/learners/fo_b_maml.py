@@ -77,7 +77,7 @@ def perturbed_estimate(
     slope = sum(a * solutions[j].phi for j, a in zip(nodes, weights, strict=True)) / nu
     # Where phi_0 itself was not asked for, the middle of phi_-nu and phi_nu is within O(nu^2) of it.
     phi = solutions[0].phi if 0 in solutions else (solutions[-1].phi + solutions[1].phi) / 2
-    return Estimate(-lam * slope, phi, tuple(solutions.values()))
+    return Estimate(-lam * slope, phi, torch.stack([s.evaluations for s in solutions.values()]).sum(0))
 
 
 class FOBMAML(ProximalLearner):

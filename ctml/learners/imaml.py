@@ -38,10 +38,15 @@ def implicit_estimate(
         phi = inner.phi.detach().requires_grad_()
         (slope,) = torch.autograd.grad(losses.support(phi, 0).sum(), phi, create_graph=True)
 
+    products = 0
+
     def times_h(v: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
         return torch.autograd.grad(slope, phi, v, retain_graph=True)[0] + lam * v
 
-    return Estimate(conjugate_gradients(times_h, right, steps=cg_steps, tolerance=cg_tolerance), inner.phi, (inner,))
+    solution = conjugate_gradients(times_h, right, steps=cg_steps, tolerance=cg_tolerance)
+    return Estimate(solution, inner.phi, inner.evaluations + 2 + 2 * products)
 
 
 @torch.no_grad()

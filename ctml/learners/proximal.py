@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -55,12 +55,12 @@ class Estimate(NamedTuple):
     Attributes:
         gradient: one estimate of grad F_i per task.
         phi: the adapted parameters phi_0i, or within O(nu^2) of them.
-        solutions: every inner solve behind it.
+        evaluations: gradients (of any loss or inner objective) that each task cost; a Hessian-vector product is two.
     """
 
     gradient: Float[Tensor, "tasks d"]
     phi: Float[Tensor, "tasks d"]
-    solutions: tuple[Solution, ...]
+    evaluations: Int[Tensor, " tasks"]
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def solve_inner(losses: TaskLosses, theta: Tensor, n_tasks: int, lam: float, sol
 def fo_maml_estimate(losses, theta, n_tasks, *, lam, solver) -> Estimate:
     """Return grad f(phi_0): the meta-gradient with lam H^{-1} left out (FO-MAML in the proximal set-up)."""
     inner = solve_inner(losses, theta, n_tasks, lam, solver)
-    return Estimate(gradient_of(losses.query, inner.phi), inner.phi, (inner,))
+    return Estimate(gradient_of(losses.query, inner.phi), inner.phi, inner.evaluations + 1)
 
 
 def reptile_estimate(losses, theta, n_tasks, *, lam, solver) -> Estimate:
     """Return lam (theta - phi_0), the gradient of the Moreau envelope of f^ (Reptile in the proximal set-up)."""
     inner = solve_inner(losses, theta, n_tasks, lam, solver)
-    return Estimate(lam * (theta - inner.phi), inner.phi, (inner,))
+    return Estimate(lam * (theta - inner.phi), inner.phi, inner.evaluations)
 
 
 class ProximalLearner(Learner):

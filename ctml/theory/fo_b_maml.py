@@ -93,6 +93,10 @@ class QSuite(_Suite):
         slope = _times(self.B, self.perturbed_solution(theta, lam, 0.0) - self.b)
         return lam * torch.linalg.solve(self.A + lam * torch.eye(self.A.shape[-1], dtype=self.A.dtype), slope)
 
+    def largest_curvature(self) -> tuple[float, float]:
+        """Return the largest eigenvalue of all support Hessians and of all query Hessians."""
+        return float(torch.linalg.eigvalsh(self.A).max()), float(torch.linalg.eigvalsh(self.B).max())
+
     def optimum(self, lam: float) -> Float[Tensor, " d"]:
         """Return the minimiser of F, which is a quadratic too: its Hessian is mean_i lam^2 H_i^{-1} B_i H_i^{-1}."""
         inverse = lam * torch.linalg.inv(self.A + lam * torch.eye(self.A.shape[-1], dtype=self.A.dtype))
@@ -134,6 +138,11 @@ class GSuite(_Suite):
         """Return f(phi)."""
         return _log_cosh(_times(self.z, phi) - self.t).mean(1)
 
+    def largest_curvature(self) -> tuple[float, float]:
+        """Return bounds on the eigenvalues of all support Hessians and of all query Hessians; (log cosh)'' <= 1."""
+        support, query = (torch.linalg.eigvalsh(v.mT @ v / v.shape[1])[:, -1] for v in (self.x, self.z))
+        return float((self.s * support).max()), float(query.max())
+
     def smoothness(self) -> tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]:
         """Return L of the query losses and rho of the support losses.
 
@@ -164,6 +173,21 @@ class Cosine(_Suite):
     def query(self, phi: Float[Tensor, "tasks 1"]) -> Float[Tensor, " tasks"]:
         """Return 1/2 (phi - c)^2."""
         return 0.5 * (phi - self.c).square().sum(1)
+
+    def perturbed_solution(self, theta: Float[Tensor, "*tasks 1"], lam: float, nu: float) -> Float[Tensor, "tasks 1"]:
+        """Return phi_nu, by bisection.
+
+        nu (phi - c) - sin phi + lam (phi - theta) = 0, whose left side increases for lam + nu > 1
+        """
+        if lam + nu <= 1:
+            raise ValueError(f"lam={lam}, nu={nu}: cos has curvature -1, so it is not convex; take lam + nu > 1")
+        middle = (nu * self.c + lam * theta) / (lam + nu)  # phi - middle = sin(phi) / (lam + nu)
+        low, high = middle - 1 / (lam + nu), middle + 1 / (lam + nu)
+        for _ in range(torch.finfo(middle.dtype).bits):
+            phi = (low + high) / 2
+            right = nu * (phi - self.c) - phi.sin() + lam * (phi - theta) < 0
+            low, high = torch.where(right, phi, low), torch.where(right, high, phi)
+        return (low + high) / 2
 
     def derivatives(self, phi: Float[Tensor, "tasks 1"], lam: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return (theta, F'(theta), F''(theta)) at the theta whose adapted point is phi."""
@@ -262,7 +286,7 @@ def exact_solution(suite, theta: Float[Tensor, "*tasks d"], lam: float) -> Float
 
 def exact_solver(suite) -> ClosedForm | Newton:
     """Return the solver that is exact for a suite."""
-    return ClosedForm() if isinstance(suite, QSuite) else Newton(steps=50, tolerance=1e-12)
+    return ClosedForm() if hasattr(suite, "perturbed_solution") else Newton(steps=50, tolerance=1e-12)
 
 
 def objective(
@@ -317,7 +341,7 @@ def descend(
         for o in optimizers:
             o.step()
         path.append(torch.stack([p.detach().clone() for p in thetas]))
-        spent.append(spent[-1] + sum(float(s.evaluations.double().mean()) for s in estimate.solutions))
+        spent.append(spent[-1] + float(estimate.evaluations.double().mean()))
     return torch.stack(path), torch.tensor(spent)
 
 

@@ -77,11 +77,9 @@ def test_implicit_estimate_equals_the_closed_form(suite, theta):
 
 
 def test_one_warm_started_step_of_size_one_over_lam_is_fo_maml(suite, theta):
-    exact = suite.perturbed_solution(theta, LAM, 0.0)
-
     class FromExact(GradientDescent):
         def solve(self, objective, start):
-            return ClosedForm().solve(objective, start) if objective.nu == 0 else super().solve(objective, exact)
+            return ClosedForm().solve(objective, start) if objective.nu == 0 else super().solve(objective, start)
 
     one_step = FromExact(rate=1 / LAM, steps=1)
     fo_maml = fo_maml_estimate(suite, theta, TASKS, lam=LAM, solver=ClosedForm()).gradient
@@ -105,6 +103,18 @@ def test_warm_started_steps_are_a_truncated_neumann_series(suite, theta, steps):
     for _ in range(steps):
         series, term = series + LAM * rate * term, term - rate * torch.einsum("tde,te->td", H, term)
     assert relative(found, series) < 1e-8
+
+
+def test_gradients_are_counted(suite, theta):
+    def count(method, **options):
+        found = method(suite, theta, TASKS, lam=LAM, solver=GradientDescent(rate=0.1, steps=7), **options)
+        return found.evaluations.tolist()
+
+    assert count(fo_maml_estimate) == [8] * TASKS
+    assert count(reptile_estimate) == [7] * TASKS
+    assert count(perturbed_estimate, nu=0.1, order=2) == [14] * TASKS
+    assert count(perturbed_estimate, nu=0.1, order=2, warm_start=True) == [21] * TASKS
+    assert count(implicit_estimate, cg_steps=3) == [7 + 2 + 6] * TASKS
 
 
 def test_reptile_is_the_gradient_of_the_moreau_envelope(suite, theta):

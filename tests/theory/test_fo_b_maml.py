@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ctml.inner_solvers import ClosedForm
+from ctml.inner_solvers import ClosedForm, hessian
 from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
-from ctml.learners.proximal import Estimate, fo_maml_estimate
+from ctml.learners.proximal import Estimate, Perturbed, fo_maml_estimate
 from ctml.rng import generator
 from ctml.theory import rates
 from ctml.theory.fo_b_maml import (
@@ -80,13 +80,23 @@ def test_cosine_in_closed_form():
     tasks = Cosine(torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None])
     phi = torch.linspace(-4, 4, 7, dtype=torch.float64)[:, None]
     theta, first, second = tasks.derivatives(phi, 2.0)
-    torch.testing.assert_close(exact_solution(tasks, theta, 2.0), phi, rtol=0, atol=1e-11)
+    torch.testing.assert_close(exact_solution(tasks, theta, 2.0), phi, rtol=0, atol=1e-13)
     eps = 1e-6
     ahead, behind = (tasks.query(exact_solution(tasks, theta + s * eps, 2.0)) for s in (1, -1))
     torch.testing.assert_close((ahead - behind)[:, None] / (2 * eps), first, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(meta_hessian(tasks, theta, 2.0)[:, 0], second, rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match=r"lam=0\.5: cos has curvature -1"):
         tasks.derivatives(phi, 0.5)
+
+
+@pytest.mark.parametrize("nu", [0.0, 0.3, -0.04])
+def test_perturbed_cosine_is_stationary_also_far_out(nu):
+    tasks = Cosine(torch.full((5, 1), torch.pi, dtype=torch.float64))
+    theta = torch.tensor([[-200.0], [-1.0], [0.0], [10.0], [200.0]], dtype=torch.float64)
+    problem = Perturbed(tasks, theta, 1.05, nu)
+    assert problem.gradient(problem.closed_form()).abs().max() < 1e-12
+    with pytest.raises(ValueError, match=r"lam=0\.9, nu=0\.05: .*take lam \+ nu > 1"):
+        tasks.perturbed_solution(theta, 0.9, 0.05)
 
 
 def test_generalized_smoothness_holds_and_plain_smoothness_does_not():
@@ -123,6 +133,13 @@ def test_bias_bounds_hold_on_quadratics(delta):
         assert error.max() > 1e-4 * bound
 
 
+def test_largest_curvature_bounds_every_hessian(suite):
+    phi = normal(TASKS, DIM)
+    for bound, loss in zip(suite.largest_curvature(), (suite.support, suite.query), strict=True):
+        largest = float(torch.linalg.eigvalsh(hessian(loss, phi)).max())
+        assert 0.3 * bound < largest <= bound * (1 + 1e-12)
+
+
 def test_a_problem_without_convexity_has_no_bounds():
     with pytest.raises(ValueError, match=r"m=-1\.0: must be a positive"):
         Constants(lam=1.0, m=-1.0, L=1.0, rho=1.0, rho3=1.0, B=1.0)
@@ -132,13 +149,13 @@ def test_descent_runs_side_by_side_and_counts_gradients():
     suite = QSuite.draw(TASKS, DIM, generator(0, "q"))
 
     def exact(losses, theta, n_tasks):
-        return Estimate(losses.meta_gradient(theta, LAM), theta, ())
+        return Estimate(losses.meta_gradient(theta, LAM), theta, torch.full((n_tasks,), 3))
 
     starts = torch.stack([torch.zeros(DIM, dtype=torch.float64), normal(DIM)])
     path, spent = descend(exact, suite, starts, lambda p: torch.optim.SGD(p, lr=0.3), steps=400)
     assert path.shape == (401, 2, DIM)
     torch.testing.assert_close(path[-1], suite.optimum(LAM).expand(2, DIM), rtol=1e-4, atol=1e-4)
-    assert spent[-1] == 0
+    assert spent[-1] == 3 * 400
 
 
 def test_tuned_slope_reads_the_best_nu_of_each_delta():
