@@ -38,6 +38,8 @@ class _Trilinear(Function):
 
     @staticmethod
     def forward(x, w, g, shape, options):
+        # One operand in the other order would send the result, and all that follows, the slow way.
+        x, w, g = (slot if slot is None else slot.contiguous(memory_format=torch.channels_last) for slot in (x, w, g))
         if g is None:
             return F.conv2d(x, w, **options)
         return conv2d_input(shape, w, g, **options) if x is None else conv2d_weight(x, shape, g, **options)
