@@ -1,4 +1,4 @@
-"""Finite sets of tasks whose inner geometry is known: strongly convex (quadratic, log-cosh) and nonconvex (cosine).
+"""Finite sets of tasks in two inner geometries: strongly convex (quadratic, log-cosh), nonconvex (cosine, two layers).
 
 A loss is a function of w and phi; gradients and constants come without any learner. The two strongly convex instances
 can also be written as a linear model on examples (`TwoBlocks`, `batch`, `loss`): then `ctml.ANIL` itself runs them.
@@ -220,6 +220,53 @@ class CosineTask:
     def outer(self, w, phi):
         """Return L_Q of the task."""
         return 0.5 * (w - self.target).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class TwoLayerTasks:
+    """Regression by a two-layer head, L = 1/2 mean (v' tanh(U' (e^phi x)) - y)^2, w = (U, v): nonconvex as in a network.
+
+    The common parameters phi scale the inputs; y = sin 2 u'x with a direction u for each task.
+    """
+
+    x: Float[Tensor, "tasks n inputs"]
+    y: Float[Tensor, "tasks n"]
+    hidden: int
+
+    @classmethod
+    def draw(
+        cls, generator: torch.Generator, *, n_tasks: int = 5, n: int = 10, inputs: int = 4, hidden: int = 4
+    ) -> "TwoLayerTasks":
+        """Draw standard normal inputs and directions; the first half of the examples is the support."""
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(n_tasks, *shape, generator=generator, dtype=torch.float64)
+
+        x, u = normal(2 * n, inputs), normal(inputs, 1)
+        return cls(x, torch.sin(2 * (x @ u)[..., 0]), hidden)
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.x)
+
+    @property
+    def n_w(self) -> int:
+        """Number of entries of U and v."""
+        return (self.x.shape[-1] + 1) * self.hidden
+
+    def inner(self, w, phi):
+        """Return L_S of every task."""
+        return self._fit(w, phi)[0]
+
+    def outer(self, w, phi):
+        """Return L_Q of every task."""
+        return self._fit(w, phi)[1]
+
+    def _fit(self, w, phi):
+        U, v = w[:, : -self.hidden].unflatten(1, (-1, self.hidden)), w[:, -self.hidden :]
+        outputs = (torch.tanh((self.x * phi.exp()) @ U) @ v[..., None])[..., 0]
+        return (0.5 * (outputs - self.y).square()).unflatten(-1, (2, -1)).mean(-1).unbind(-1)
 
 
 def log_cosh(r: Tensor) -> Tensor:

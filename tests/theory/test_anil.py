@@ -8,7 +8,7 @@ import torch
 from ctml.rng import generator
 from ctml.theory import anil as theory
 from ctml.theory import rates
-from ctml.theory.anil_instances import Constants, CosineTask, LogCoshTasks, QuadraticTasks
+from ctml.theory.anil_instances import Constants, CosineTask, LogCoshTasks, QuadraticTasks, TwoLayerTasks
 
 STEPS = (1, 2, 3, 5, 7, 10)
 
@@ -37,11 +37,12 @@ def test_quadratic_tasks_have_the_curvature_asked_for():
         torch.testing.assert_close(ends, torch.tensor([0.5, 2.0], dtype=torch.float64).expand_as(ends))
 
 
-@pytest.mark.parametrize("kind", [QuadraticTasks, LogCoshTasks])
+@pytest.mark.parametrize("kind", [QuadraticTasks, LogCoshTasks, TwoLayerTasks])
 def test_meta_gradient_agrees_with_finite_differences(kind):
-    tasks, (w, phi) = draw(kind), points(1)
+    tasks = draw(kind)
+    w, phi = points(1, n_w=getattr(tasks, "n_w", 6))
     gradients = theory.meta_gradient(tasks, w, phi, 0.5, 3)
-    directions, eps = points(1, scale=1.0), 1e-6
+    directions, eps = points(1, n_w=w.shape[1]), 1e-6
     for which, (gradient, direction) in enumerate(zip(gradients, directions, strict=True)):
         ends = []
         for sign in (1, -1):
@@ -127,6 +128,15 @@ def test_head_smoothness_bounds_the_hessian_and_is_attained(examples):
     bound = float(theory.head_smoothness(features))
     assert float(torch.linalg.eigvalsh(hessian)[-1]) == pytest.approx(bound, rel=1e-10)
     assert float(theory.head_smoothness(features, ridge=0.1)) == pytest.approx(bound + 0.1)
+
+
+def test_two_layer_head_is_the_network_it_says():
+    tasks, (w, phi) = draw(TwoLayerTasks), points(1, n_w=20)
+    U, v = w[0, :16].view(4, 4), w[0, 16:]
+    out = [v @ torch.tanh(U.T @ (phi[0].exp() * x)) for x in tasks.x[2]]
+    expected = 0.5 * (torch.stack(out) - tasks.y[2]).square()
+    seen = (f(w.expand(5, 20), phi[0])[2] for f in (tasks.inner, tasks.outer))
+    torch.testing.assert_close(torch.stack(tuple(seen)), expected.view(2, -1).mean(1))
 
 
 def test_costs_count_entries():
