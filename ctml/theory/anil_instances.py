@@ -224,7 +224,7 @@ class CosineTask:
 
 @dataclass(frozen=True)
 class TwoLayerTasks:
-    """Regression by a two-layer head, L = 1/2 mean (v' tanh(U' (e^phi x)) - y)^2, w = (U, v): nonconvex as networks are.
+    """Regression by a two-layer head, L = 1/2 mean (v' tanh(U' (e^phi x)) - y)^2, w = (U, v); nonconvex.
 
     The common parameters phi scale the inputs; y = sin 2 u'x with a direction u for each task.
     """
