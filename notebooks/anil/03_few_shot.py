@@ -34,11 +34,12 @@
 # ## 1 Setup
 
 # %%
-import time
 from dataclasses import asdict, dataclass
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import seaborn
 import torch
 
 import ctml
@@ -47,6 +48,7 @@ from ctml.data import data_home, load
 from ctml.models import Conv4, DeepHead
 from ctml.tasks import FewShot
 from ctml.theory.anil import head_smoothness, step_size
+from ctml.timing import in_turns
 
 # %% [markdown]
 # ## 2 Parameters
@@ -94,14 +96,12 @@ class Config:
 
 PRESETS = {
     "smoke": Config("glyphs", 2, 3e-3, 2, 4, 2, 1, 2, 2, inner_steps=(1, 3, 10)),
-    "quick": Config("glyphs", 100, 3e-3, 4, 8, 3, 20, 30, 200),
+    "quick": Config("glyphs", 100, 3e-3, 4, 8, 3, 25, 20, 100),
     "paper": Config("fc100", 1000, 1e-3, 32, 64, 5, 50, 200, 1000, device="cuda"),
 }
-config = choose(
-    PRESETS, PRESET, dataset=dataset, outer_steps=outer_steps, outer_lr=outer_lr, seeds=seeds, deep_blocks=deep_blocks,
-    device=device,
-)  # fmt: skip
-study = Study("anil", "02_few_shot", PRESET, asdict(config))
+given = dict(dataset=dataset, outer_steps=outer_steps, outer_lr=outer_lr, seeds=seeds, deep_blocks=deep_blocks)
+config = choose(PRESETS, PRESET, device=device, **given)
+study = Study("anil", "03_few_shot", PRESET, asdict(config))
 config
 
 # %% [markdown]
@@ -149,26 +149,26 @@ def make_learner(case, inner_steps, image, seed):
 
 
 # %%
-def meta_gradient(cut):
-    """Return the meta-gradient of the nonconvex case in float64, by either road."""
-    model = Conv4(1, 5, width=4, side=16, generator=ctml.generator(0, "check")).double()
-    x = torch.rand(3, 10, 1, 16, 16, generator=ctml.generator(0, "images"), dtype=torch.float64)
-    labels = torch.arange(5).expand(3, 5)
-    batch = ctml.TaskBatch(ctml.Examples(x[:, :5], labels), ctml.Examples(x[:, 5:], labels))
-    where = {} if cut else {"adapts": ("blocks.2", "blocks.3", "head")}
-    learner = ctml.ANIL(DeepHead(model, 2) if cut else model, ctml.cross_entropy, inner_lr=0.1, inner_steps=3, **where)
-    learner.meta_gradient(batch)
+def meta_gradient(model, **options):
+    """Return the meta-gradient on noise, in float64."""
+    x = torch.rand(2, 3, 5, 1, 16, 16, generator=ctml.generator(0, "noise"), dtype=torch.float64)
+    support, query = (ctml.Examples(images, torch.arange(5).expand(3, 5)) for images in x)
+    ctml.ANIL(model, ctml.cross_entropy, inner_lr=0.1, inner_steps=3, **options).meta_gradient(
+        ctml.TaskBatch(support, query)
+    )
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-float((meta_gradient(True) - meta_gradient(False)).norm() / meta_gradient(False).norm())
+network = Conv4(1, 5, width=4, side=16, generator=ctml.generator(0, "check")).double()
+whole = meta_gradient(network, adapts=("blocks.2", "blocks.3", "head"))
+float((meta_gradient(DeepHead(network, 2)) - whole).norm() / whole.norm())
 
 # %% [markdown]
 # ## 6 Data
 #
 # The classes of the three splits are disjoint. `quick` uses glyphs, which need no download (`SET="dataset=omniglot"`
-# for Omniglot). Where the data home holds a folder or zip of photographs, the two extreme cases run on them as well:
-# small colour images are what the paper's own data look like.
+# for Omniglot). Where the data home holds a folder or zip of photographs, the two extreme cases run on them as well,
+# with two seeds: small colour images are what the paper's own data look like.
 
 
 # %%
@@ -226,7 +226,7 @@ def runs_of(source):
         {"source": source, "case": case, "inner_steps": n, "seed": seed}
         for case in (("head", "large") if extra else CASES)
         for n in ((1, 3, 10) if extra else config.inner_steps)
-        for seed in range(config.seeds)
+        for seed in range(2 if extra else config.seeds)
     ]
 
 
@@ -234,32 +234,22 @@ runs = [run for source in sources for run in runs_of(source)]
 results = [run | result for run, result in zip(runs, study.map(train_one, runs), strict=True)]
 
 # %% [markdown]
-# **Seconds** An outer step is timed by itself after training, when nothing else of this notebook runs: the median of
-# several. Time on the figures' axes is outer steps times that; evaluation is not in it.
+# **Seconds** The meta-gradient of each setting is timed by itself after training, in turns, and the least of several
+# counts. Time on the figures' axes is outer steps times that; evaluation is not in it.
+
 
 # %%
-REPEATS = 2 if PRESET == "smoke" else 7
-
-
-def seconds_per_step(source, case, inner_steps):
-    """Return the median time of a meta-gradient with its outer step."""
+def outer_step(source, case, inner_steps):
+    """Return the work of one outer step."""
     tasks = FewShot(pool(source, "train"), config.ways, config.shots, config.queries)
     learner = make_learner(case, inner_steps, tasks.pool.examples.shape[1:], 0).to(config.device)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=config.outer_lr)
     batch = tasks.sample(config.meta_batch, ctml.generator(0, "timing")).to(config.device)
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        losses = learner.meta_gradient(batch)
-        optimizer.step()
-        losses.sum().item()  # waits for the device
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    return lambda: learner.meta_gradient(batch)
 
 
 torch.set_num_threads(1)  # as each run had
-settings = dict.fromkeys((r["source"], r["case"], r["inner_steps"]) for r in runs)
-seconds = {setting: seconds_per_step(*setting) for setting in settings}
+works = {setting: outer_step(*setting) for setting in ((r["source"], r["case"], r["inner_steps"]) for r in runs)}
+seconds = {setting: min(t) for setting, t in in_turns(works, 2 if PRESET == "smoke" else 7, config.device).items()}
 
 
 # %%
@@ -274,65 +264,45 @@ def table_of(run):
 
 
 curves = study.table(pd.concat(map(table_of, results), ignore_index=True).round(5), "curves")
-summary = pd.DataFrame(
-    {
-        "data": names[r["source"]],
-        "case": r["case"],
-        "N": r["inner_steps"],
-        "seed": r["seed"],
-        "final loss": sum(r["loss"][-10:]) / len(r["loss"][-10:]),
-        "accuracy": r["accuracy"],
-        "ms per step": 1e3 * seconds[r["source"], r["case"], r["inner_steps"]],
-        "L of the head": r.get("L"),
-    }
-    for r in results
-)
-study.table(summary, "summary").groupby(["data", "case", "N"]).mean(numeric_only=True).drop(columns="seed").round(3)
+summary = pd.DataFrame(results).rename(columns={"inner_steps": "N"}).drop(columns=["loss", "validation"])
+summary["final_loss"] = [sum(r["loss"][-10:]) / len(r["loss"][-10:]) for r in results]
+summary["ms_per_step"] = [1e3 * seconds[r["source"], r["case"], r["inner_steps"]] for r in results]
+study.table(summary, "summary").groupby(["source", "case", "N"], sort=False).mean().drop(columns="seed").round(3)
 
 # %%
-PALETTE = dict(zip((1, 3, 5, 7, 10), plt.cm.viridis([0.0, 0.25, 0.5, 0.7, 0.92]), strict=True))
+ROWS = (("step", "loss"), ("seconds", "loss"), ("seconds", "validation"))
+NAMES = {"step": "outer step", "seconds": "seconds of training", "loss": "training loss",
+         "validation": "accuracy, new classes"}  # fmt: skip
 
 
-def draw(ax, rows, x, y):
-    """Draw the mean over seeds against x for each N, with the range over seeds as a band."""
-    for n, group in rows.dropna(subset=y).groupby("N"):
-        over_seeds = group.groupby("step").agg({x: "first", y: ["mean", "min", "max"]})
-        at = over_seeds[(x, "first")] if x != "step" else over_seeds.index
-        ax.plot(at, over_seeds[(y, "mean")], color=PALETTE[n], label=f"$N={n}$")
-        ax.fill_between(at, over_seeds[(y, "min")], over_seeds[(y, "max")], color=PALETTE[n], alpha=0.15, lw=0)
-
-
-def figure_of(source, cases):
-    """Draw loss per outer step, loss per second and accuracy per second, one column a case."""
-    rows = curves[curves.data == names[source]]
+def show(source, cases, name):
+    """Draw loss per outer step, loss per second and accuracy per second, one column a case: mean and range of seeds."""
     fig, axes = plt.subplots(3, len(cases), figsize=(0.6 + 2.6 * len(cases), 7), sharey="row", squeeze=False)
-    for column, case in zip(axes.T, cases, strict=True):
-        chosen = rows[rows.case == case]
-        for ax, (x, y) in zip(column, (("step", "loss"), ("seconds", "loss"), ("seconds", "validation")), strict=True):
-            draw(ax, chosen, x, y)
-            ax.set_xlabel({"step": "outer step", "seconds": "seconds of training"}[x])
-        column[0].set_title(CASES[case])
-    for ax, label in zip(axes[:, 0], ("training loss", "training loss", "accuracy, new classes"), strict=True):
-        ax.set_ylabel(label)
-    axes[0, -1].legend(loc="upper right")
-    return fig
+    for (row, column), ax in np.ndenumerate(axes):
+        (x, y), case = ROWS[row], cases[column]
+        chosen = curves[(curves.data == names[source]) & (curves.case == case)].dropna(subset=y)
+        last = row == 0 and column == len(cases) - 1
+        palette = [PALETTE[n] for n in sorted(chosen.N.unique())]
+        seaborn.lineplot(chosen, x=x, y=y, hue="N", palette=palette, errorbar=("pi", 100), ax=ax, legend=last)
+        ax.set(xlabel=NAMES[x], ylabel=NAMES[y] if column == 0 else None, title=CASES[case] if row == 0 else None)
+    caption = (
+        f"{config.ways}-way {config.shots}-shot on {names[source]}, Conv4 of width {config.width}: training loss "
+        "(trailing mean of ten outer steps) per outer step and per second, and accuracy on validation classes "
+        f"({config.validation_tasks} tasks). Lines: mean of {chosen.seed.nunique()} seeds, bands: their range. The "
+        "paper's curves (FC100, miniImageNet) were not seen."
+    )
+    study.figure(fig, name, caption, where="experiments")
 
 
-LEGEND = (
-    f"{config.ways}-way {config.shots}-shot on {{data}}, Conv4 of width {config.width}: training loss (trailing "
-    "mean of ten outer steps) per outer step and per second, and accuracy on validation classes "
-    f"({config.validation_tasks} tasks). Lines: mean of {config.seeds} seeds, bands: their range. The paper's "
-    "curves (FC100, miniImageNet) were not seen."
-)
-study.figure(figure_of(config.dataset, CASES), "curves", LEGEND.format(data=names[config.dataset]), where="experiments")
+PALETTE = dict(zip(config.inner_steps, seaborn.color_palette("viridis", len(config.inner_steps)), strict=True))
+show(config.dataset, tuple(CASES), "curves")
 
 # %% [markdown]
 # The same two extremes on photographs, where the data home has them (otherwise there is no such figure).
 
 # %%
 if len(sources) > 1:
-    fig = figure_of(config.photographs, ("head", "large"))
-    study.figure(fig, "photographs", LEGEND.format(data=names[config.photographs]), where="experiments")
+    show(config.photographs, ("head", "large"), "photographs")
 
 # %% [markdown]
 # Accuracy on the test classes, and how the head's step stands to the rule $\alpha\le1/L$:
@@ -341,18 +311,12 @@ if len(sources) > 1:
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
-main = summary[summary.data == names[config.dataset]]
-markers = dict(zip(CASES, "os^D", strict=True))
-colours = dict(zip(CASES, (style.COLOURS[k] for k in ("anil", "maml", "comln", "reptile")), strict=True))
-for case, label in CASES.items():
-    spread = main[main.case == case].groupby("N")
-    for ax, quantity in zip(axes, ("accuracy", "ms per step"), strict=True):
-        mean = spread[quantity].mean()
-        low, high = mean - spread[quantity].min(), spread[quantity].max() - mean
-        ax.errorbar(mean.index, mean, (low, high), marker=markers[case], color=colours[case], capsize=2, label=label)
+main = summary[summary.source == config.dataset]
+for ax, y in zip(axes, ("accuracy", "ms_per_step"), strict=True):
+    look = {"hue": "case", "style": "case", "markers": True, "palette": "colorblind", "errorbar": ("pi", 100)}
+    seaborn.lineplot(main.replace({"case": CASES}), x="N", y=y, ax=ax, legend=y == "accuracy", **look)
 axes[0].set(xlabel="inner steps $N$", ylabel="accuracy on test classes")
 axes[1].set(xlabel="inner steps $N$", ylabel="milliseconds per outer step", ylim=(0, None))
-axes[0].legend(fontsize="x-small")
 study.figure(
     fig,
     "accuracy_and_time",
@@ -382,7 +346,7 @@ def seconds_to_loss(case):
 
 def final_loss(n):
     """Return the head's final losses by seed."""
-    return main[(main.case == "head") & (n == main.N)].sort_values("seed")["final loss"].to_numpy()
+    return main[(main.case == "head") & (n == main.N)].sort_values("seed").final_loss.to_numpy()
 
 
 times = {case: seconds_to_loss(case) for case in CASES}
