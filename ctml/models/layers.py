@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ctml.models.operations import convolve, moments, moments_after_convolution, stack, unstack
+from ctml.models.operations import convolve, convolve_and_pool, moments, moments_after_convolution, stack, unstack
 
 NormMode = Literal["transductive", "support"]
 
@@ -127,8 +127,9 @@ class ConvBlock(nn.Module):
         x, w = stack(x), per_task(self.conv.weight, tasks, 4)
         if w[0, 0].numel() < w.shape[1]:
             scale, shift = self.norm.line(*moments_after_convolution(first(x, n_context), w, stride), tasks)
-            z = convolve(x, w * scale.view(tasks, -1, 1, 1, 1), stride)
-            return unstack(F.relu(self._pool(z) + shift[:, None, None]), tasks)
+            w = w * scale.view(tasks, -1, 1, 1, 1)
+            z = convolve_and_pool(x, w) if self.pool else convolve(x, w, stride)
+            return unstack(F.relu(z + shift[:, None, None]), tasks)
         gamma = per_task(self.norm.weight.detach(), tasks, 1)
         sign = torch.where(gamma < 0, -1, 1).to(w.dtype)
         z = convolve(x, w * sign[..., None, None, None], stride)

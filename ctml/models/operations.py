@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+CACHE_NUMBERS = 2**19  # 2 MiB of float32: a block, read and written in turn, stays in a core's cache
+
 
 def stack(x: Float[Tensor, "tasks n channels height width"]) -> Float[Tensor, "n stacked height width"]:
     """Lay the images of all tasks side by side as channels, channels last in memory."""
@@ -29,35 +31,117 @@ def unstack(stacked: Float[Tensor, "n stacked height width"], tasks: int) -> Flo
     return stacked.unflatten(1, (tasks, -1)).transpose(0, 1)
 
 
-class _Trilinear(Function):
-    """One of the three faces of Φ(x, w, g) = ⟨g, conv(x, w)⟩: its derivative in the slot left open (None).
+def _face(x, w, g, shape, options):
+    """Return the derivative of Φ(x, w, g) = ⟨g, conv(x, w)⟩ in the slot left open (None), a tensor of that shape."""
+    if g is None:
+        return F.conv2d(x, w, **options)
+    return conv2d_input(shape, w, g, **options) if x is None else conv2d_weight(x, shape, g, **options)
 
-    The face open in g is the convolution; those open in x and in w are its two gradients. The derivative of a face
-    along a cotangent u is again a face: u closes the slot that was open, and another slot opens.
+
+def _next_faces(face, ctx, u):
+    """Return the gradients of a face along the cotangent u of its output.
+
+    The form is linear in each slot, so they are again faces: u closes the slot that was open, and another slot opens.
     """
+    *slots, where = ctx.saved_tensors
+    slots = [u if slot is None else slot for slot in slots]
+    gradients = [None] * len(ctx.needs_input_grad)
+    for i in range(3):
+        if ctx.needs_input_grad[i]:
+            others = [None if j == i else slot for j, slot in enumerate(slots)]
+            gradients[i] = face(*others, where, slots[i].shape, ctx.options)
+    return tuple(gradients)
+
+
+def _channels_last(*tensors):
+    # One operand in the other order would send the result, and all that follows, the slow way.
+    return [t if t is None else t.contiguous(memory_format=torch.channels_last) for t in tensors]
+
+
+class _Convolution(Function):
+    """A face of Φ(x, w, g) = ⟨g, conv(x, w)⟩: open in g it is the convolution, in x and w its two gradients."""
 
     @staticmethod
-    def forward(x, w, g, shape, options):
-        # One operand in the other order would send the result, and all that follows, the slow way.
-        x, w, g = (slot if slot is None else slot.contiguous(memory_format=torch.channels_last) for slot in (x, w, g))
-        if g is None:
-            return F.conv2d(x, w, **options)
-        return conv2d_input(shape, w, g, **options) if x is None else conv2d_weight(x, shape, g, **options)
+    def forward(x, w, g, where, shape, options):
+        return _face(*_channels_last(x, w, g), shape, options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *slots, _, ctx.options = inputs
-        ctx.save_for_backward(*slots)
+        *slots_and_where, _, ctx.options = inputs
+        ctx.save_for_backward(*slots_and_where)
 
     @staticmethod
     def backward(ctx, u):
-        slots = [u if slot is None else slot for slot in ctx.saved_tensors]
-        gradients = [None] * 5
-        for i in range(3):
-            if ctx.needs_input_grad[i]:
-                others = [None if j == i else slot for j, slot in enumerate(slots)]
-                gradients[i] = _Trilinear.apply(*others, slots[i].shape, ctx.options)
-        return tuple(gradients)
+        return _next_faces(_Convolution.apply, ctx, u)
+
+
+class _PooledConvolution(Function):
+    """A face of Φ(x, w, g) = ⟨g, P conv(x, w)⟩, where P picks one pixel of each 2x2 square.
+
+    The picks `where` are constants (n, squares, channels). The convolved images would be the largest tensor of a
+    network; they are made and used up a few at a time, and never leave the cache.
+    """
+
+    @staticmethod
+    def forward(x, w, g, where, shape, options):
+        x, w, g = _channels_last(x, w, g)
+        size = (shape if x is None else x.shape)[-2:]
+        parts = []
+        for few in _few(where, size):
+            at = where[few].long()
+            if g is None:
+                z = F.conv2d(x[few], w, **options)
+                picked = z.permute(0, 2, 3, 1).flatten(1, 2).gather(1, at)
+                parts.append(picked.unflatten(1, (size[0] // 2, size[1] // 2)).permute(0, 3, 1, 2))
+            else:
+                pixels = g.new_zeros(len(at), size[0] * size[1], at.shape[2])
+                pixels.scatter_(1, at, g[few].permute(0, 2, 3, 1).flatten(1, 2))
+                spread = pixels.unflatten(1, size).permute(0, 3, 1, 2)
+                if x is None:
+                    parts.append(_face(None, w, spread, (len(at), *shape[1:]), options))
+                else:
+                    parts.append(_face(x[few], None, spread, shape, options))
+        return sum(parts) if w is None else torch.cat(parts)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *slots_and_where, _, ctx.options = inputs
+        ctx.save_for_backward(*slots_and_where)
+
+    @staticmethod
+    def backward(ctx, u):
+        return _next_faces(_PooledConvolution.apply, ctx, u)
+
+
+class _ConvolutionMaxPool(Function):
+    """The largest of each 2x2 square of conv(x, w), and where it was."""
+
+    @staticmethod
+    def forward(x, w, options):
+        x, w = _channels_last(x, w)
+        pooled, where = [], []
+        for few in _few(x, x.shape[-2:], w.shape[0]):
+            largest, at = F.max_pool2d(F.conv2d(x[few], w, **options), 2, return_indices=True)
+            pooled.append(largest)
+            where.append(at.permute(0, 2, 3, 1).flatten(1, 2).int())  # half the memory of torch's own int64
+        return torch.cat(pooled), torch.cat(where)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w, ctx.options = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, w, None, output[1])
+
+    @staticmethod
+    def backward(ctx, u, _):
+        return _next_faces(_PooledConvolution.apply, ctx, u)
+
+
+def _few(images, size, channels=None):
+    """Cut images into slices whose convolved images fit into the cache of a core; elsewhere into one."""
+    channels = images.shape[-1] if channels is None else channels
+    step = max(1, CACHE_NUMBERS // (size[0] * size[1] * channels)) if images.is_cpu else len(images)
+    return [slice(i, i + step) for i in range(0, len(images), step)]
 
 
 def convolve(
@@ -68,7 +152,15 @@ def convolve(
     z[t, o, p] = Σ_{i, d} w[t, o, i, d] x[t, i, stride·p + d]
     """
     options = {"stride": stride, "padding": w.shape[-1] // 2, "groups": len(w)}
-    return _Trilinear.apply(x, w.flatten(0, 1), None, None, options)
+    return _Convolution.apply(x, w.flatten(0, 1), None, None, None, options)
+
+
+def convolve_and_pool(
+    x: Float[Tensor, "n stacked height width"], w: Float[Tensor, "tasks outputs inputs k k"]
+) -> Float[Tensor, "n _ _ _"]:
+    """Return the 2x2 max-pooled `convolve(x, w)` without keeping what is pooled."""
+    options = {"padding": w.shape[-1] // 2, "groups": len(w)}
+    return _ConvolutionMaxPool.apply(x, w.flatten(0, 1), options)[0]
 
 
 class _Moments(Function):
@@ -111,9 +203,9 @@ def moments_after_convolution(
     tasks, kernel = len(w), w.shape[-1]
     images = unstack(x, tasks)
     patches = F.unfold(images.flatten(0, 1), kernel, padding=kernel // 2, stride=stride)
-    u = patches.unflatten(0, images.shape[:2]).transpose(1, 2).flatten(2)  # (tasks, inputs k k, n pixels)
-    mean_u = u.mean(2, keepdim=True)
+    u = patches.unflatten(0, images.shape[:2])  # (tasks, n, inputs k k, pixels)
+    mean_u = u.mean(dim=(1, 3), keepdim=True)
     centred = u - mean_u
-    covariance = centred @ centred.mT / u.shape[2]
+    covariance = (centred @ centred.mT).sum(1) / (u.shape[1] * u.shape[3])
     rows = w.flatten(2)
-    return (rows @ mean_u).flatten(), ((rows @ covariance) * rows).sum(2).flatten()
+    return (rows @ mean_u[:, 0]).flatten(), ((rows @ covariance) * rows).sum(2).flatten()
