@@ -42,8 +42,8 @@ $(READY): pyproject.toml environment.yml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ctml needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) --version): name another with PYTHON=..."; exit 1; }
 	@mkdir -p .build && echo "torch==$(TORCH)" > .build/constraints.txt
 	@echo "Environment: .venv by $(ENV)$(if $(CONSTRAINT), with the pins of $(CONSTRAINT))"
-	$(if $(CONSTRAINT),export PIP_CONSTRAINT=$(CONSTRAINT) UV_CONSTRAINT=$(CONSTRAINT);) $(MAKE) --no-print-directory .env-$(ENV)
-	@touch $@
+	@$(if $(CONSTRAINT),export PIP_CONSTRAINT=$(CONSTRAINT) UV_CONSTRAINT=$(CONSTRAINT);) $(MAKE) --no-print-directory .env-$(ENV)
+	@date > $@
 
 .PHONY: .env-conda .env-uv .env-venv
 .env-conda:
@@ -53,8 +53,8 @@ $(READY): pyproject.toml environment.yml
 	test -x $(PY) || uv venv --python '>=3.10' .venv
 	uv pip install --python $(PY) -e '.[notebooks,data,test]'
 .env-venv:
-	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet -e '.[notebooks,data,test]'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet -e '.[notebooks,data,test]'
 
 # ---- what to do ------------------------------------------------------------------------------------------------------
 .PHONY: help env reproduce smoke status list test lint lab data benchmark sync claims site clean

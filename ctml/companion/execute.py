@@ -34,6 +34,7 @@ def main(order: dict[str, Any]) -> int:
     executed.parent.mkdir(parents=True, exist_ok=True)
     _prepare_kernel(Path(order["build"]), order)
     notebook = read_source(source)
+    cells = len(notebook.cells) + 1  # papermill adds one
 
     def news(**content: Any) -> None:
         with Path(order["progress"]).open("a", encoding="utf-8") as file:
@@ -47,7 +48,7 @@ def main(order: dict[str, Any]) -> int:
             kernel_name=KERNEL,
             cwd=str(source.parent),
             progress_bar=False,
-            on_cell_start=lambda cell, cell_index: news(cell=[cell_index + 1, len(notebook.cells)]),
+            on_cell_start=lambda cell, cell_index: news(cell=[cell_index + 1, cells]),
         )
     except PapermillExecutionError as error:
         news(failed={"cell": error.source, "traceback": _plain("\n".join(error.traceback))})

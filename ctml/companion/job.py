@@ -17,7 +17,7 @@ from typing import Any
 from ctml.companion.cache import write_atomically
 from ctml.companion.claims import claims_of
 from ctml.companion.manifest import file_hash, versions
-from ctml.companion.pairing import read_source
+from ctml.companion.pairing import read_source, with_header
 from ctml.companion.parameters import check_settings, read_parameters
 from ctml.companion.project import Notebook, Project, Refusal
 from ctml.companion.sources import Sources
@@ -95,6 +95,7 @@ class Job:
 
     def ingredients(self) -> dict[str, Any]:
         """Return everything the results depend on, as it is now."""
+        source = with_header(self.notebook.source.read_text(encoding="utf-8"))  # a header alone changes no result
         notebook = read_source(self.notebook.source)
         code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
         sources = Sources(self.project.root)
@@ -105,7 +106,7 @@ class Job:
         claims = {id: vars(claim) for id, claim in claims_of(self.notebook).items()}
         installed = versions()
         return {
-            "notebook": hashlib.sha256(self.notebook.source.read_bytes()).hexdigest(),
+            "notebook": hashlib.sha256(source.encode()).hexdigest(),
             "claims": hashlib.sha256(json.dumps(claims, sort_keys=True).encode()).hexdigest(),
             "changed": dict(self.changed),
             "modules": modules,
