@@ -110,7 +110,8 @@ class Iteration:
             if step == self.steps:
                 raise InnerSolveError(self._shortfall(norm, first))
             ahead, state = self.step(objective, phi, gradient, state)
-            phi = torch.where(active[:, None], ahead, phi)
+            phi = ahead if self.tolerance is None else torch.where(active[:, None], ahead, phi)
+            del gradient, ahead  # one copy of phi less while the next gradient is computed
         return Solution(phi, first, last, evaluations)
 
     def _shortfall(self, norm: Tensor, first: Tensor) -> str:
@@ -139,7 +140,7 @@ class GradientDescent(Iteration):
 
     def step(self, objective: Objective, phi: Tensor, gradient: Tensor, state: None) -> tuple[Tensor, None]:
         """Take one step."""
-        return phi - self.rate * gradient, None
+        return phi.sub(gradient, alpha=self.rate), None
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Nesterov(GradientDescent):
     def step(self, objective: Objective, phi: Tensor, gradient: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Take one step and look ahead."""
         q = math.sqrt(self.rate * self.convexity)
-        x = phi - self.rate * gradient
+        x = phi.sub(gradient, alpha=self.rate)
         return x + (1 - q) / (1 + q) * (x - (phi if state is None else state)), x
 
 

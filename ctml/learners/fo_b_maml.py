@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.checks import at_least, positive
-from ctml.inner_solvers import InnerSolver, Solution
-from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses, solve_inner
+from ctml.inner_solvers import InnerSolver
+from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses
 from ctml.types import Examples, Loss, TaskBatch
 
 ORDERS = {"forward": 1, "symmetric": 2}
@@ -67,17 +67,21 @@ def perturbed_estimate(
         warm_start: start the perturbed solves from phi_0 (one more solve unless the stencil has it) and not from theta.
     """
     nodes, weights = stencil(order)
-    solutions: dict[int, Solution] = {}
-    if warm_start or 0 in nodes:
-        solutions[0] = solve_inner(losses, theta, n_tasks, lam, solver)
-    start = solutions[0].phi if warm_start else theta.expand(n_tasks, theta.shape[-1])
-    for j in nodes:
-        if j != 0:
-            solutions[j] = solver.solve(Perturbed(losses, theta, lam, j * nu), start)
-    slope = sum(a * solutions[j].phi for j, a in zip(nodes, weights, strict=True)) / nu
-    # Where phi_0 itself was not asked for, the middle of phi_-nu and phi_nu is within O(nu^2) of it.
-    phi = solutions[0].phi if 0 in solutions else (solutions[-1].phi + solutions[1].phi) / 2
-    return Estimate(-lam * slope, phi, torch.stack([s.evaluations for s in solutions.values()]).sum(0))
+    start = theta.expand(n_tasks, theta.shape[-1])
+    gradient, phi = torch.zeros_like(start), torch.zeros_like(start)
+    evaluations: Tensor | int = 0
+    weight = dict(zip(nodes, weights, strict=True))
+    # Where phi_0 itself is not asked for, the middle of phi_-nu and phi_nu is within O(nu^2) of it.
+    adapted = {0: 1.0} if warm_start or 0 in nodes else {-1: 0.5, 1: 0.5}
+    # phi_0 first, for it may be where the others start; sums are kept and no solutions, for the memory's sake.
+    for j in sorted({*nodes, *adapted}, key=abs):
+        solution = solver.solve(Perturbed(losses, theta, lam, j * nu), start)
+        gradient.add_(solution.phi, alpha=-lam / nu * weight.get(j, 0.0))
+        phi.add_(solution.phi, alpha=adapted.get(j, 0.0))
+        evaluations = evaluations + solution.evaluations
+        if warm_start and j == 0:
+            start = solution.phi
+    return Estimate(gradient, phi, evaluations)
 
 
 class FOBMAML(ProximalLearner):
@@ -87,8 +91,8 @@ class FOBMAML(ProximalLearner):
         model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
         nu: perturbation of the inner problem; see `perturbed_estimate`.
         difference: "forward", "symmetric", or the order p of a finite difference.
-        warm_start: start the perturbed solves from phi_0. From theta (the default) the solves run in parallel, step by
-            step, and most of their inner error cancels.
+        warm_start: start the perturbed solves from phi_0. From theta (the default) all solves take the same steps, and
+            most of their inner error cancels.
         curvature: bounds (mu, L), hess f^ >= mu I (negative where not convex) and hess f <= L I, where they are known:
             then nu and lam are checked against them.
         minibatch: support examples per inner step, drawn with replacement; None takes them all.

@@ -30,8 +30,9 @@ def implicit_estimate(
     solver: InnerSolver,
     cg_steps: int = 20,
     cg_tolerance: float = 1e-10,
+    truncate: bool = False,
 ) -> Estimate:
-    """Return lam H^{-1} grad f(phi_0), by conjugate gradients."""
+    """Return lam H^{-1} grad f(phi_0), by conjugate gradients; options as in `conjugate_gradients`."""
     inner = solve_inner(losses, theta, n_tasks, lam, solver)
     right = lam * gradient_of(losses.query, inner.phi)
     with torch.enable_grad():
@@ -45,13 +46,18 @@ def implicit_estimate(
         products += 1
         return torch.autograd.grad(slope, phi, v, retain_graph=True)[0] + lam * v
 
-    solution = conjugate_gradients(times_h, right, steps=cg_steps, tolerance=cg_tolerance)
+    solution = conjugate_gradients(times_h, right, steps=cg_steps, tolerance=cg_tolerance, truncate=truncate)
     return Estimate(solution, inner.phi, inner.evaluations + 2 + 2 * products)
 
 
 @torch.no_grad()
 def conjugate_gradients(
-    times_h: Callable[[Tensor], Tensor], right: Float[Tensor, "tasks d"], *, steps: int, tolerance: float
+    times_h: Callable[[Tensor], Tensor],
+    right: Float[Tensor, "tasks d"],
+    *,
+    steps: int,
+    tolerance: float,
+    truncate: bool = False,
 ) -> Float[Tensor, "tasks d"]:
     """Solve H x = b for every task at once (Hestenes and Stiefel 1952).
 
@@ -60,26 +66,31 @@ def conjugate_gradients(
         right: b.
         steps: most steps to take; d steps are exact but for rounding.
         tolerance: |H x - b| / |b| at which a task stops.
+        truncate: a task that meets a direction of non-positive curvature stops there with what it has (for networks,
+            whose H is seldom positive definite everywhere); at the first step that is nothing.
 
     Raises:
-        NotPositiveDefinite: if a direction of non-positive curvature turns up.
+        NotPositiveDefinite: if such a direction turns up and `truncate` is not set.
     """
     x = torch.zeros_like(right)
     residual, direction = right, right
     square = residual.square().sum(1)
+    active = square > 0
     enough = tolerance**2 * square
     for _ in range(steps):
-        active = square > enough
+        active = active & (square > enough)
         if not active.any():
             break
         image = times_h(direction)
         curvature = (direction * image).sum(1)
-        if (bad := active & ~(curvature > 0)).any():
+        bad = active & ~(curvature > 0)
+        if bad.any() and not truncate:
             task = int(bad.nonzero()[0])
             raise NotPositiveDefinite(
                 f"the inner problem of task {task} is not convex (curvature "
                 f"{curvature[task] / direction[task].square().sum():.2e} along a direction); take a larger lam"
             )
+        active = active & ~bad
         length = torch.where(active, square / curvature, 0.0)[:, None]
         x = x + length * direction
         residual = residual - length * image
@@ -93,7 +104,7 @@ class IMAML(ProximalLearner):
 
     Args:
         model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
-        cg_steps, cg_tolerance: see `conjugate_gradients`.
+        cg_steps, cg_tolerance, truncate: see `conjugate_gradients`.
     """
 
     def __init__(
@@ -105,21 +116,14 @@ class IMAML(ProximalLearner):
         solver: InnerSolver,
         cg_steps: int = 20,
         cg_tolerance: float = 1e-10,
+        truncate: bool = False,
         tasks_at_once: int | None = None,
     ):
         super().__init__(model, loss, lam=lam, solver=solver, tasks_at_once=tasks_at_once)
         at_least("cg_steps", cg_steps, 1)
         positive("cg_tolerance", cg_tolerance)
-        self.cg_steps, self.cg_tolerance = cg_steps, cg_tolerance
+        self.options = {"cg_steps": cg_steps, "cg_tolerance": cg_tolerance, "truncate": truncate}
 
     def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
         """Return lam H^{-1} grad f(phi_0)."""
-        return implicit_estimate(
-            losses,
-            theta,
-            n_tasks,
-            lam=self.lam,
-            solver=self.solver,
-            cg_steps=self.cg_steps,
-            cg_tolerance=self.cg_tolerance,
-        )
+        return implicit_estimate(losses, theta, n_tasks, lam=self.lam, solver=self.solver, **self.options)

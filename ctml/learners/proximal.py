@@ -77,11 +77,16 @@ class Perturbed:
 
     def value(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
         """Return h_nu(phi)."""
-        return self._task_part(phi, step) + self.lam / 2 * (phi - self.theta).square().sum(1)
+        value = self.losses.support(phi, step) + self.lam / 2 * (phi - self.theta).square().sum(1)
+        return value + self.nu * self.losses.query(phi) if self.nu else value
 
     def gradient(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, "tasks d"]:
         """Return nu grad f(phi) + grad f^(phi) + lam (phi - theta)."""
-        return gradient_of(lambda p: self._task_part(p, step), phi) + self.lam * (phi - self.theta)
+        gradient = gradient_of(lambda p: self.losses.support(p, step), phi)
+        # One loss after the other and in place: the two graphs need not live at once, and every copy of phi counts.
+        if self.nu:
+            gradient.add_(gradient_of(self.losses.query, phi), alpha=self.nu)
+        return gradient.add_(phi, alpha=self.lam).sub_(self.theta, alpha=self.lam)
 
     def closed_form(self) -> Float[Tensor, "tasks d"]:
         """Return phi_nu where the tasks know it (quadratics)."""
@@ -89,10 +94,6 @@ class Perturbed:
             kind = type(self.losses).__name__
             raise TypeError(f"losses={kind}: only quadratic tasks have a closed form; choose another solver")
         return self.losses.perturbed_solution(self.theta, self.lam, self.nu)
-
-    def _task_part(self, phi: Tensor, step: int) -> Tensor:
-        support = self.losses.support(phi, step)
-        return support + self.nu * self.losses.query(phi) if self.nu else support
 
 
 def gradient_of(value: Callable[[Tensor], Tensor], phi: Float[Tensor, "tasks d"]) -> Float[Tensor, "tasks d"]:

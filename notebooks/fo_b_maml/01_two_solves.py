@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -221,11 +224,9 @@ ax.legend(loc="lower right")
 study.figure(
     fig,
     "bias_in_nu",
-    f"Relative error of the estimated meta-gradient against the perturbation, inner problems solved exactly; median "
-    "and range over "
-    f"{config.suites} suites of {config.tasks} quadratic tasks. The paper's figure was not seen; here the slopes are "
-    "1, 2 and 4 "
-    "until rounding takes over at about 1e-12.",
+    "Relative error of the estimated meta-gradient against the perturbation, inner problems solved exactly; median "
+    f"and range over {config.suites} suites of {config.tasks} quadratic tasks. The paper's figure was not seen; here "
+    "the slopes are 1, 2 and 4 until rounding takes over at about 1e-12.",
 )
 
 # %% [markdown]
@@ -298,10 +299,8 @@ study.figure(
     "bias_in_delta",
     f"Inner solutions displaced by random vectors of length delta; mean over {config.noise_draws} draws, median over "
     f"{config.suites} suites. Left: error against nu, darkest for the smallest delta. Right: error at the best nu, "
-    "band: range "
-    "over suites, dotted: the derived exponents. The paper states the exponent 2/3 of the symmetric estimate "
-    "(abstract); its "
-    "figure was not seen.",
+    "band: range over suites, dotted: the derived exponents. The paper states the exponent 2/3 of the symmetric "
+    "estimate (abstract); its figure was not seen.",
 )
 
 # %% [markdown]
@@ -402,10 +401,9 @@ study.figure(
     fig,
     "few_steps",
     f"Median and range over {config.suites} suites. Left: angle between the estimate from K warm-started steps and "
-    "the exact "
-    "meta-gradient; K = 1 is FO-MAML's direction. Right: error when both solves take the same K steps from theta, nu "
-    "= 1e-5, "
-    "beside the law for independent errors of the same size. Both derived here; the paper's figures were not seen.",
+    "the exact meta-gradient; K = 1 is FO-MAML's direction. Right: error when both solves take the same K steps from "
+    "theta, nu = 1e-5, beside the law for independent errors of the same size. Both derived here; the paper's "
+    "figures were not seen.",
 )
 
 # %% [markdown]

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -79,7 +82,7 @@ class Config:
     delta: float = 1e-9
 
 
-PRESETS = {"smoke": Config(2, 20, 5), "quick": Config(3, 1000, 120), "paper": Config(10, 5000, 2000)}
+PRESETS = {"smoke": Config(2, 20, 5), "quick": Config(3, 500, 120), "paper": Config(10, 5000, 2000)}
 config = choose(PRESETS, PRESET, q_rate=q_rate, g_rate=g_rate, suites=suites)
 study = Study("fo_b_maml", "02_who_converges_where", PRESET, asdict(config) | {"seed": seed, "lam": lam})
 config
@@ -217,10 +220,8 @@ study.figure(
     fig,
     "who_converges_where",
     f"True gradient norm and distance to the lowest F against outer steps; median over {config.suites} suites of each "
-    "problem, FO-B-MAML "
-    "with nu = 0.01, the same rate for all. The paper has one synthetic experiment of this kind (not seen); here "
-    "FO-MAML and Reptile "
-    "level off far above FO-B-MAML on both problems.",
+    "problem, FO-B-MAML with nu = 0.01, the same rate for all. The paper has one synthetic experiment of this kind "
+    "(not seen); here FO-MAML and Reptile level off far above FO-B-MAML on both problems.",
     where="synthetic experiment",
 )
 
@@ -250,9 +251,8 @@ study.figure(
     fig,
     "price",
     f"Left: true gradient norm against gradient evaluations per task on problem G, inner accuracy {config.delta:.0e}. "
-    "Right: true "
-    f"gradient norm at FO-B-MAML's fixed point against nu. Medians over {config.suites} suites. The paper's figure "
-    "was not seen.",
+    f"Right: true gradient norm at FO-B-MAML's fixed point against nu. Medians over {config.suites} suites. The "
+    "paper's figure was not seen.",
 )
 
 # %% [markdown]
@@ -304,9 +304,8 @@ study.figure(
     fig,
     "inner_cost",
     f"Gradients until |grad h| <= m delta on the slowest of 8 tasks; median and range over {config.suites} quadratic "
-    "suites with "
-    "condition numbers between those in the table above. Straight lines are the derived law; the paper's figure was "
-    "not seen.",
+    "suites with condition numbers between those in the table above. Straight lines are the derived law; the paper's "
+    "figure was not seen.",
 )
 
 # %% [markdown]

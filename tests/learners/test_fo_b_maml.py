@@ -135,6 +135,18 @@ def test_conjugate_gradients_solve_every_task_and_refuse_negative_curvature(suit
         conjugate_gradients(lambda v: -v, right, steps=3, tolerance=1e-10)
 
 
+def test_truncated_conjugate_gradients_stop_one_task_and_solve_the_others(suite):
+    matrices = suite.A.clone()
+    matrices[2] -= 3 * torch.eye(DIM, dtype=torch.float64)  # one task is not convex
+    right = torch.randn(TASKS, DIM, generator=generator(0, "b"), dtype=torch.float64)
+    x = conjugate_gradients(
+        lambda v: torch.einsum("tde,te->td", matrices, v), right, steps=3 * DIM, tolerance=1e-13, truncate=True
+    )
+    others = torch.arange(TASKS) != 2
+    torch.testing.assert_close(x[others], torch.linalg.solve(matrices, right)[others], rtol=1e-9, atol=1e-9)
+    assert torch.isfinite(x[2]).all()
+
+
 # The learners on a network
 
 
