@@ -47,7 +47,7 @@ METHODS: dict[str, Method] = {
     "rk2": Method("RK2-MAML", "#882255", "<"),
     "rk2_half": Method("RK2, a₂ = 1/2", "#EE8866", "<", "-."),
     "rk2_two_thirds": Method("RK2, a₂ = 2/3", "#AA4499", "p", "--"),
-    "rk2_three_quarters": Method("RK2, a₂ = 3/4", "#882255", ">"),
+    "rk2_three_quarters": Method("RK2, a₂ = 3/4", "#5B1A66", ">"),
     "rk3": Method("RK3", "#DDCC77", "d", "--"),
     "mean_stages": Method("mean-field stages", "#661100", "H", ":"),
     "rk4": Method("RK4-MAML", "#AA4466", ">", "--"),

@@ -3,7 +3,7 @@
 import torch
 
 from ctml.models.image_model import ImageModel
-from ctml.models.layers import ConvBlock, NormMode
+from ctml.models.layers import ConvBlock
 
 BLOCKS = 4
 
@@ -35,7 +35,7 @@ class Conv4(ImageModel):
         *,
         width: int = 64,
         side: int = 28,
-        norm: NormMode = "transductive",
+        norm: str = "transductive",
         pool: bool = True,
         generator: torch.Generator | None = None,
     ):

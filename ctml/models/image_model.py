@@ -38,7 +38,7 @@ class ImageModel(nn.Module):
         widths: Sequence[int],
         ways: int,
         side: int,
-        norm: NormMode,
+        norm: str,
         average: bool,
         smallest: int,
         generator: torch.Generator | None,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.models.image_model import ImageModel
-from ctml.models.layers import BatchNorm, Conv2d, NormMode
+from ctml.models.layers import BatchNorm, Conv2d
 from ctml.models.operations import stack, unstack
 
 WIDTHS = (64, 160, 320, 640)
@@ -61,7 +61,7 @@ class ResNet12(ImageModel):
         ways: int,
         *,
         side: int = 84,
-        norm: NormMode = "transductive",
+        norm: str = "transductive",
         average: bool = False,
         generator: torch.Generator | None = None,
     ):

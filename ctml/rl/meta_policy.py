@@ -146,6 +146,13 @@ class MetaPolicy:
         self.load(taken.point)
         return taken, [float(seen.returns.mean()) for seen in stages.experience]
 
+    def adapt(self, goals: Float[Tensor, "tasks goal"], rates: Sequence[float], stream: torch.Generator) -> Params:
+        """Return each task's parameters after one REINFORCE step per rate, each on fresh trajectories."""
+        params = trees.expand(self._shared(self.theta), len(goals))
+        for rate in rates:
+            params = inner_step(self.policy, params, self._gather(params, goals, stream), rate)
+        return params
+
     def returns(
         self, goals: Float[Tensor, "tasks goal"], rates: Sequence[float], stream: torch.Generator
     ) -> Float[Tensor, "steps tasks"]:

@@ -1,8 +1,8 @@
 """Logistic regression with a ridge: strongly convex, smooth, and its Hessian truly varies; constants in closed form.
 
-    f_i(w) = mean_n log(1 + exp(-y_n x_n . w)) + mu/2 |w|^2,     y_n = +-1
-    mu I <= hess f_i <= (mu + lambda_max(X'X / 4n)) I
-    |hess f_i(v) - hess f_i(w)| <= mean_n |x_n|^3 / (6 sqrt 3) |v - w|      (the greatest |sigmoid''| is 1 / (6 sqrt 3))
+f_i(w) = mean_n log(1 + exp(-y_n x_n . w)) + mu/2 |w|^2,     y_n = +-1
+mu I <= hess f_i <= (mu + lambda_max(X'X / 4n)) I
+|hess f_i(v) - hess f_i(w)| <= mean_n |x_n|^3 / (6 sqrt 3) |v - w|      (the greatest |sigmoid''| is 1 / (6 sqrt 3))
 """
 
 import math

@@ -1,7 +1,7 @@
 """Rates read off measured curves by least squares, with the standard error of the slope.
 
-    power law     y = C x^p          p = slope of log y against log x
-    exponential   y = C e^(-r t)     r = -slope of log y against t
+power law     y = C x^p          p = slope of log y against log x
+exponential   y = C e^(-r t)     r = -slope of log y against t
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,8 +21,7 @@
 # **Question:** what is left of MAML when the outer step size goes to zero?
 #
 # **Answer:** a gradient flow. MAML's gradient descent is its Euler discretisation, and what a finite step adds can be
-# seen
-# and measured: an error of order one, a wall it may jump over, a step beyond which it explodes.
+# seen and measured: an error of order one, a wall it may jump over, a step beyond which it explodes.
 #
 # | preset | hardware | minutes |
 # |---|---|---|
@@ -28,9 +30,8 @@
 # | paper | 2 CPU cores | 1 |
 #
 # *What is the paper's here:* that MAML's outer dynamics have an ODE limit of which MAML is a discretisation (its
-# abstract). The
-# body of the paper could not be read. The formula is written out from the definition of one-step MAML, and every
-# experiment is ours.
+# abstract). The body of the paper could not be read. The formula is written out from the definition of one-step MAML,
+# and every experiment is ours.
 
 # %%
 from dataclasses import asdict, dataclass
@@ -83,11 +84,10 @@ config
 # %% [markdown]
 # ## The idea
 # One inner step, a finite set of tasks, and each task a function $f_i$ of the parameters alone (the paper's analysis
-# treats
-# every task as an oracle: no support, no query):
+# treats every task as an oracle: no support, no query); $\mathbb E_i$ is the mean over the tasks:
 #
-# $$F(w)=\tfrac1M\sum_i f_i\bigl(w-\alpha\nabla f_i(w)\bigr),\qquad
-# \nabla F(w)=\tfrac1M\sum_i\bigl(I-\alpha\nabla^2 f_i(w)\bigr)\,\nabla f_i\bigl(w-\alpha\nabla f_i(w)\bigr).$$
+# $$F(w)=\mathbb E_i f_i\bigl(w-\alpha\nabla f_i(w)\bigr),\qquad
+# \nabla F(w)=\mathbb E_i\bigl(I-\alpha\nabla^2 f_i(w)\bigr)\,\nabla f_i\bigl(w-\alpha\nabla f_i(w)\bigr).$$
 #
 # MAML by gradient descent is $w_{k+1}=w_k-\beta\,\nabla F(w_k)$. Read $t=k\beta$ and let $\beta\to0$:
 #
@@ -139,11 +139,9 @@ pd.DataFrame(
 # %% [markdown]
 # ## Quadratic tasks, where the flow is known
 # With $f_i=\tfrac12(w-c_i)^\top H_i(w-c_i)$ the MAML loss is a quadratic with Hessian
-# $M=\tfrac1M\sum_i(I-\alpha H_i)H_i(I-\alpha H_i)$, so
-# $w(t)=w_F^\ast+e^{-Mt}(w_0-w_F^\ast)$ (derived here). Started along the $k$-th eigenvector of $M$ the flow must decay
-# at its
-# eigenvalue $\lambda_k$, and since $h(1-\alpha h)^2\le 4/(27\alpha)$ no direction is ever faster than that: the inner
-# step flattens steep tasks.
+# $M=\mathbb E_i(I-\alpha H_i)H_i(I-\alpha H_i)$, so $w(t)=w_F^\ast+e^{-Mt}(w_0-w_F^\ast)$ (derived here). Started
+# along the $k$-th eigenvector of $M$ the flow must decay at its eigenvalue $\lambda_k$, and since
+# $h(1-\alpha h)^2\le 4/(27\alpha)$ no direction is ever faster than that: the inner step flattens steep tasks.
 
 # %%
 families = [
@@ -182,8 +180,7 @@ study.claim(
 # %% [markdown]
 # ## MAML is its Euler discretisation
 # Integrate to $t=1$ in $n$ steps of $\beta=1/n$ and compare with the matrix exponential. Euler (which is MAML) must
-# have an error of order
-# $\beta$, Heun $\beta^2$, the classical Runge-Kutta method $\beta^4$.
+# have an error of order $\beta$, Heun $\beta^2$, the classical Runge-Kutta method $\beta^4$.
 
 # %%
 METHODS = {"euler": ("maml", "Euler = MAML"), "heun2": ("rk2", "Heun"), "rk4": ("rk4", "Runge-Kutta 4")}
@@ -222,10 +219,9 @@ study.claim("maml_ode-a1", euler=order["euler"].value, heun=order["heun2"].value
 # %% [markdown]
 # ## A landscape, and what a step size does to it
 # Two strongly convex tasks whose MAML loss is *not* convex (instance N2 in each of two coordinates, $\alpha L=0.9$:
-# notebook 02 has the details). The
-# flow has no step size: every initial point belongs to one minimum. Gradient descent follows it for small $\beta$;
-# beyond
-# $2/\lambda_{\max}(\nabla^2F)$ of that minimum it cannot stay there and climbs over the ridge to a flatter one.
+# notebook 02 has the details). The flow has no step size: every initial point belongs to one minimum. Gradient
+# descent follows it for small $\beta$; beyond $2/\lambda_{\max}(\nabla^2F)$ of that minimum it cannot stay there and
+# climbs over the ridge to a flatter one.
 
 # %%
 jumps, inner = CurvatureJump.two(), 0.9 / 4
@@ -289,8 +285,8 @@ study.figure(
 # %% [markdown]
 # ## Where this differs from the paper
 # The paper proves statements about the ODE; here it is integrated. Tasks, dimensions and step sizes are ours. Support
-# and query sets are
-# left out, as in the paper's analysis; `LossSet.of(learner, batch)` has them, and the check above used it.
+# and query sets are left out, as in the paper's analysis; `LossSet.of(learner, batch)` has them, and the check above
+# used it.
 #
 # ## Variants to try
 # * `SET="alpha=0.3"`: with $\alpha\lambda$ near 1 some directions of $M$ are almost flat; see $\lambda_{\min}$ fall.

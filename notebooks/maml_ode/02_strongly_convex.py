@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,8 +21,7 @@
 # **Question:** each task is strongly convex. Is MAML's loss? And how fast does the MAML ODE converge, and to what?
 #
 # **Answer:** the loss need not be convex and can have several minima. Yet the flow falls at a linear rate until it is
-# as
-# near as the tasks' disagreement allows.
+# as near as the tasks' disagreement allows.
 #
 # | preset | hardware | minutes |
 # |---|---|---|
@@ -29,8 +31,7 @@
 #
 # *What is the paper's here:* the statements "the MAML loss may be non-convex" and "linear rate to an approximate
 # stationary point" (its abstract). Its theorems and constants could not be read. **All constants below (T0, T1, T3,
-# T4) and
-# all instances (N1, N2, N3) are derived by us**, from the definition of one-step MAML.
+# T4) and all instances (N1, N2, N3) are derived by us**, from the definition of one-step MAML.
 
 # %%
 import math
@@ -89,10 +90,9 @@ config
 # %% [markdown]
 # ## The idea
 # $f_i$ is $\mu$-strongly convex and $L$-smooth, $\alpha<1/L$, so the eigenvalues of $I-\alpha\nabla^2f_i$ lie in
-# $[a,b]$ with $a=1-\alpha L$, $b=1-\alpha\mu$.
-# By the mean value theorem $\nabla F_i=A_i\nabla f_i$ with $A_i=(I-\alpha H_i)(I-\alpha\bar H_i)$: the MAML gradient
-# of a task is its own gradient,
-# bent by a matrix that is *not* symmetric. Two facts follow.
+# $[a,b]$ with $a=1-\alpha L$, $b=1-\alpha\mu$. By the mean value theorem $\nabla F_i=A_i\nabla f_i$ with
+# $A_i=(I-\alpha H_i)(I-\alpha\bar H_i)$: the MAML gradient of a task is its own gradient, bent by a matrix that is
+# *not* symmetric. Two facts follow.
 #
 # $$x^\top A_i\,x\ \ge\ \lambda_A|x|^2,\qquad \lambda_A=a^2\ \text{ if } 3a\ge b,\ \text{ else }\
 # \tfrac{(a+b)^2}8-\tfrac{(b-a)^2}4 \tag{T0}$$
@@ -100,8 +100,8 @@ config
 # $$f(w(t))-f^\ast\ \le\ e^{-\lambda_A\mu t}\,\bigl(f(w_0)-f^\ast\bigr)+\frac{b^4\sigma^2}{2\lambda_A^2\mu},\qquad
 # \limsup|\nabla F|\le r_A=b^2\sigma\Bigl(1+\tfrac{b^2}{\lambda_A}\sqrt{L/\mu}\Bigr) \tag{T1}$$
 #
-# The *joint* loss $f=\frac1M\sum f_i$ is the Lyapunov function, not $F$; $\sigma^2$ is the variance of the tasks'
-# gradients on the path.
+# With $\mathbb E_i$ the mean over the tasks, the *joint* loss $f=\mathbb E_i f_i$ is the Lyapunov function, not $F$;
+# $\sigma^2$ is the variance of the tasks' gradients on the path.
 #
 # | letter | code | shape |
 # |---|---|---|
@@ -136,9 +136,9 @@ study.claim("maml_ode-a5", difference=lemma["lambda_A"] - lemma["brute force"])
 
 # %% [markdown]
 # ## One strongly convex task, a non-convex MAML loss (N1)
-# A task on the line whose curvature jumps from $\mu=1$ to $L=4$ at $w=3$. Just right of the jump the inner step throws
-# $w$ back over
-# it, and $F=f(w-\alpha f'(w))$ bends downwards. It still has a single stationary point, since $F'=A f'$ with $A>0$.
+# A task on the line whose curvature jumps from $\mu=1$ to $L=4$ at $w=3$. Just right of the jump the inner step
+# throws $w$ back over it, and $F=f(w-\alpha f'(w))$ bends downwards. It still has a single stationary point, since
+# $F'=A f'$ with $A>0$.
 
 # %%
 one = CurvatureJump.one()
@@ -173,8 +173,7 @@ study.claim("maml_ode-a2", maml_curvature=curvature, task_curvature=task_curvatu
 
 # %% [markdown]
 # What saves the rate is gradient dominance: $|\nabla F_i|^2\ge2\mu(1-\alpha L)^2(F_i-f_i^\ast)$ for every
-# $\alpha<1/L$, convex or not (T1'). On N1
-# the constant is nearly reached.
+# $\alpha<1/L$, convex or not (T1'). On N1 the constant is nearly reached.
 
 # %%
 least = float(one.at(torch.zeros(1, 1, 1, dtype=torch.float64)))  # the minimiser is 0, but for e^(-b/tau)
@@ -229,9 +228,8 @@ study.claim(
 
 # %% [markdown]
 # ## A linear rate to a neighbourhood: logistic regression with a ridge (N3)
-# Eight tasks, five parameters, 40 examples each, ridge $\mu=0.2$. Every cell (heterogeneity, $\alpha L$) is one run of
-# the flow; $\sigma$ is the
-# largest heterogeneity on the path, and the bound T1 is checked at every mark.
+# Eight tasks, five parameters, 40 examples each, ridge $\mu=0.2$. Every cell (heterogeneity, $\alpha L$) is one run
+# of the flow; $\sigma$ is the largest heterogeneity on the path, and the bound T1 is checked at every mark.
 
 
 # %%
@@ -292,15 +290,14 @@ study.claim("maml_ode-a4", end=linear["end |grad F|"], radius=linear["r_A"])
 
 # %% [markdown]
 # The flow ends with $|\nabla F|$ orders of magnitude below $r_A$, as a gradient flow must: "approximate" restricts
-# what is *guaranteed
-# at a linear rate*, not where the flow goes in the end.
+# what is *guaranteed at a linear rate*, not where the flow goes in the end.
 
 # %% [markdown]
 # ## Where inner gradients are small, $F$ is strongly convex (T3)
-# $$\nabla^2F\succeq\mu(1-\alpha L)^2-\alpha\rho(1-\alpha\mu)\,\tfrac1M\sum_i|\nabla f_i(w)|$$
+# $$\nabla^2F\succeq\mu(1-\alpha L)^2-\alpha\rho(1-\alpha\mu)\,\mathbb E_i|\nabla f_i(w)|$$
 # With $G_c=\mu(1-\alpha L)^2/(\alpha\rho(1-\alpha\mu))$, a mean inner gradient below $G_c/2$ leaves
-# $\nabla^2F\succeq\mu_F=\mu(1-\alpha L)^2/2$. This is what BI-MAML's switch is for: joint training
-# (T4: at most $\ln(|\nabla f(w_0)|/\varepsilon_1)/\mu$ long) brings $w$ to where MAML's own loss is harmless.
+# $\nabla^2F\succeq\mu_F=\mu(1-\alpha L)^2/2$. This is what BI-MAML's switch is for: joint training (T4: at most
+# $\ln(|\nabla f(w_0)|/\varepsilon_1)/\mu$ long) brings $w$ to where MAML's own loss is harmless.
 
 # %%
 alike = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=0.0)
@@ -358,7 +355,7 @@ fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
 axes[0].semilogx(inner_norm, region["flattest"][0], ".", markersize=3, color=style.COLOURS["maml"])
 axes[0].axvline(bounds.critical_inner_gradient / 2, color=style.COLOURS["comln"], linestyle="--", label="$G_c/2$")
 axes[0].axhline(bounds.strong_convexity, color="black", linestyle=":", label=r"$\mu_F$")
-axes[0].set(xlabel=r"mean inner gradient $\frac{1}{M}\sum_i|\nabla f_i|$", ylabel=r"$\lambda_{\min}(\nabla^2F)$")
+axes[0].set(xlabel=r"mean inner gradient $\mathbb{E}_i|\nabla f_i|$", ylabel=r"$\lambda_{\min}(\nabla^2F)$")
 axes[0].legend(loc="upper right")
 axes[1].semilogy(clock, decay.clamp_min(1e-12), color=style.COLOURS["maml"], label=r"$|\nabla F|$")
 axes[1].semilogy(clock, promised, color="black", linestyle=":", label=r"$e^{-\mu_F(t-T_1)}$")
@@ -387,9 +384,8 @@ study.claim(
 # %% [markdown]
 # ## Where this differs from the paper
 # The paper's assumptions and constants are unknown to us; ours may be weaker or stronger. `sigma` is measured on the
-# path, so T1 is
-# checked as a statement about each run. T3 needs small $\alpha$ (condition (*)); for larger $\alpha$ N2 shows what can
-# happen.
+# path, so T1 is checked as a statement about each run. T3 needs small $\alpha$ (condition (*)); for larger $\alpha$
+# N2 shows what can happen.
 #
 # ## Variants to try
 # * `SET="fractions=[0.8,0.9,0.95]"`: $\lambda_A$ becomes negative and the bound refuses to speak, with the step that

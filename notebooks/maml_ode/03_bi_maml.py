@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,8 +21,8 @@
 # **Question:** far from the optimum, is the inner step worth its price?
 #
 # **Answer:** no. Joint training gets near faster and at a quarter of the cost, and MAML finishes from there. The gain
-# in
-# time shrinks with $\alpha L$, the gain in cost stays; with several minima the two methods may end in different ones.
+# in time shrinks with $\alpha L$, the gain in cost stays; with several minima the two methods may end in different
+# ones.
 #
 # | preset | hardware | minutes |
 # |---|---|---|
@@ -28,9 +31,8 @@
 # | paper | 2 CPU cores | 4 |
 #
 # *What is the paper's here:* a first phase without inner steps while gradients are large, then MAML, and that this
-# lowers the
-# computational burden and improves the rate of convergence (abstract and others' notes). The exact switch rule, all
-# settings and all numbers are ours; none of its figures was seen. "Biphasic" is our reading of the name.
+# lowers the computational burden and improves the rate of convergence (abstract and others' notes). The exact switch
+# rule, all settings and all numbers are ours; none of its figures was seen. "Biphasic" is our reading of the name.
 
 # %%
 import math
@@ -92,19 +94,18 @@ config
 
 # %% [markdown]
 # ## The idea
-# $$\text{phase 1: }\ w\leftarrow w-\beta_1\tfrac1M\sum_i\nabla f_i(w)\ \text{ until }\ \Bigl|\tfrac1M\sum_i\nabla
+# $$\text{phase 1: }\ w\leftarrow w-\beta_1\mathbb E_i\nabla f_i(w)\ \text{ until }\ \Bigl|\mathbb E_i\nabla
 # f_i(w)\Bigr|\le\varepsilon_1,\qquad
 # \text{phase 2: }\ w\leftarrow w-\beta_2\nabla F(w)\ \text{(MAML)}.$$
 #
-# Cost per task and step in gradients, a Hessian-vector product counting 2: phase 1 one, MAML four, first-order MAML
-# two. In
-# continuous time phase 1 is the joint flow with an event, phase 2 the MAML ODE; far away, where the curvature is $h$,
-# the
-# two contract at $h$ and $h(1-\alpha h)^2$ (T4, derived).
+# Here $\mathbb E_i$ is the mean over the tasks. Cost per task and step in gradients, a Hessian-vector product
+# counting 2: phase 1 one, MAML four, first-order MAML two. In continuous time phase 1 is the joint flow with an
+# event, phase 2 the MAML ODE; far away, where the curvature is $h$, the two contract at $h$ and $h(1-\alpha h)^2$
+# (T4, derived).
 #
 # | letter | code | shape |
 # |---|---|---|
-# | $\frac1M\sum\nabla f_i$, $\nabla F$ | `-joint_field(losses)(w)`, `-maml_field(losses, alpha)(w)` | `(*points, d)` |
+# | $\mathbb E_i\nabla f_i$, $\nabla F$ | `-joint_field(losses)(w)`, `-maml_field(losses, alpha)(w)` | `(*points, d)` |
 # | $\varepsilon_1$ | `threshold` | scalar, or one per point |
 # | event | `flow_until(field, w0, gap, horizon=...)` | times `(*points)`, points `(*points, d)` |
 # | both phases | `biphasic_flow(joint, maml, w0, gap, end=...)` | `(times, *points, d)` |
@@ -127,9 +128,8 @@ pd.DataFrame({"w0": w0[:, 0], "event": found, "exact": (h * w0[:, 0] / threshold
 # %% [markdown]
 # ## Problems
 # `quadratics`: instance N4, six tasks in four dimensions. `linear d`: regression with $d$ inputs and a bias, support
-# and query sets of 20, through the
-# learner's own losses. `logistic`: instance N3, eight ridge-regularised tasks. All start far away, at
-# $50\cdot\mathbf 1$.
+# and query sets of 20, through the learner's own losses. `logistic`: instance N3, eight ridge-regularised tasks. All
+# start far away, at $50\cdot\mathbf 1$.
 
 
 # %%
@@ -149,10 +149,8 @@ def problem(name: str, family: int) -> tuple[LossSet, float, torch.Tensor]:
 
 # %% [markdown]
 # Gradient descent as it is written down: a method is a list of phases, each a field, its step size, the norm of the
-# field at
-# which it ends, and the cost of a step. *Equal* steps: the same small $\beta=0.3/\lambda_{\max}(\nabla^2f)$ for all.
-# *Tuned* steps:
-# $\beta=2/(\lambda_{\min}+\lambda_{\max})$ of the loss that a phase descends.
+# field at which it ends, and the cost of a step. *Equal* steps: the same small $\beta=0.3/\lambda_{\max}(\nabla^2f)$
+# for all. *Tuned* steps: $\beta=2/(\lambda_{\min}+\lambda_{\max})$ of the loss that a phase descends.
 
 
 # %%
@@ -240,10 +238,9 @@ study.figure(
 
 # %% [markdown]
 # At equal steps BI-MAML saves iterations and, with each of its first steps costing one gradient instead of four, more
-# of the
-# cost. The last column is the caveat: the inner step also *conditions* the problem
-# ($\lambda\mapsto\lambda(1-\alpha\lambda)^2$ flattens steep directions), so
-# with each phase's best step MAML needs no more iterations than joint training, and only the cheaper steps are left.
+# of the cost. The last column is the caveat: the inner step also *conditions* the problem
+# ($\lambda\mapsto\lambda(1-\alpha\lambda)^2$ flattens steep directions), so with each phase's best step MAML needs no
+# more iterations than joint training, and only the cheaper steps are left.
 
 # %%
 wide = metrics.pivot_table(index=["problem", "family", "step"], columns="method", values=["units", "iterations"])
@@ -267,9 +264,8 @@ study.claim(
 
 # %% [markdown]
 # ## In ODE time: no step size, only the fields (logistic tasks)
-# Time until $|\nabla F|\le10^{-4}$ from $w_0=R\,\mathbf1/\sqrt d$. All distances $R$ and all thresholds go through one
-# integration as a batch of
-# initial points; each has its own event.
+# Time until $|\nabla F|\le10^{-4}$ from $w_0=R\,\mathbf1/\sqrt d$. All distances $R$ and all thresholds go through
+# one integration as a batch of initial points; each has its own event.
 
 # %%
 THRESHOLDS, TARGET = [1.0, 0.1, 0.01], 1e-4
@@ -360,8 +356,7 @@ study.claim(
 
 # %% [markdown]
 # Far out the sigmoids are saturated and the curvature is the ridge, $h=\mu$. Every factor $e$ of distance then costs
-# MAML
-# $\frac1{h(1-\alpha h)^2}-\frac1h$ more time than joint training.
+# MAML $\frac1{h(1-\alpha h)^2}-\frac1h$ more time than joint training.
 
 # %%
 strongest = timed[(timed["alpha L"] == config.fractions[-1]) & (timed["threshold"] == THRESHOLDS[-1])].set_index("R")
@@ -372,9 +367,8 @@ study.claim("maml_ode-a13", saved=saved, theory=time_saved_per_efold(tasks.ridge
 
 # %% [markdown]
 # ## Where it ends: the other minimum (N2)
-# With several minima (notebook 02) it matters which flow brings $w$ near. From $w_0=30$ at $\alpha L=0.9$ the MAML ODE
-# stops at the first
-# minimum it meets; the joint flow does not see that one and walks past it.
+# With several minima (notebook 02) it matters which flow brings $w$ near. From $w_0=30$ at $\alpha L=0.9$ the MAML
+# ODE stops at the first minimum it meets; the joint flow does not see that one and walks past it.
 
 # %%
 two, inner = LossSet.oracle(CurvatureJump.two()), 0.9 / 4
@@ -417,9 +411,8 @@ study.claim(
 
 # %% [markdown]
 # ## Where this differs from the paper
-# Switch rule, step sizes, problems and the measure "gradient units" are ours. The paper compares rates of convergence;
-# whether
-# at equal or at tuned step sizes could not be learned, and the answer depends on it.
+# Switch rule, step sizes, problems and the measure "gradient units" are ours. The paper compares rates of
+# convergence; whether at equal or at tuned step sizes could not be learned, and the answer depends on it.
 #
 # ## Variants to try
 # * `SET="switches=[0.5,1e-4,1e-6]"`: a switch too early or too late; when does phase 1 begin to waste steps?

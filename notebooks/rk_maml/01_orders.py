@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -245,11 +248,11 @@ pair = Quadratic(
     torch.tensor([[[3.0, 0.0], [0.0, 0.4]], [[0.5, 0.0], [0.0, 2.0]]], dtype=torch.float64),
     torch.tensor([[-1.0, 0.6], [1.0, -0.6]], dtype=torch.float64),
 )
-losses, h, start = LossSet.oracle(pair), 0.5, torch.tensor([0.3, 0.5], dtype=torch.float64)
+losses, h, start = LossSet.oracle(pair), 0.25, torch.tensor([0.3, 0.5], dtype=torch.float64)
 times = torch.linspace(0, 8, 81, dtype=torch.float64)
 joint, modified = (flow(field, start, times) for field in (joint_field(losses), theory.modified_field(losses, h)))
 field = theory.direction(pair, start, tableau=MIDPOINT, step=h, order="first")
-steps = torch.stack([start, *(theory.descend(field, start, h, n) for n in range(1, 17))])
+steps = torch.stack([start, *(theory.descend(field, start, h, n) for n in range(1, 33))])
 
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
 for name in ("rk2_half", "fo_maml"):
@@ -271,10 +274,10 @@ guide(left, 1, 0.5)
 guide(left, 2, 0.1)
 left.set(xlabel="step h", ylabel="distance to the flow", title=f"{config.tasks} tasks")
 left.set(ylim=(1e-9, 2))
-left.legend(fontsize=6.5, ncols=2, loc="lower right")
+left.legend(fontsize=6, ncols=2, loc="lower right", handlelength=1.5, columnspacing=1)
 xs, ys = torch.meshgrid(
-    torch.linspace(-1.2, 1.1, 80, dtype=torch.float64),
-    torch.linspace(-0.7, 1.1, 80, dtype=torch.float64),
+    torch.linspace(-0.9, 0.5, 80, dtype=torch.float64),
+    torch.linspace(-0.55, 0.6, 80, dtype=torch.float64),
     indexing="xy",
 )
 right.contour(xs, ys, pair.loss(torch.stack([xs, ys], -1)).mean(-1), 12, colors="0.85", linewidths=0.7)
@@ -284,9 +287,8 @@ right.plot(
     **style.method("maml_flow").line() | {"marker": "", "linestyle": "-", "label": "flow of the modified loss"},
 )
 right.plot(*steps.T, **style.method("fo_maml").line() | {"linestyle": "", "markersize": 3, "label": "FO-MAML's steps"})
-right.plot(*pair.centre.T, ls="", marker="+", color="k", label="the tasks' own minima")
 right.set(xlabel="θ₁", ylabel="θ₂", title=f"two quadratic tasks, h = {h}")
-right.legend(fontsize=7, loc="upper right")
+right.legend(fontsize=7, loc="upper left")
 study.figure(
     fig,
     "modified_loss",

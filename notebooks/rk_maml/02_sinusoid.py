@@ -1,9 +1,12 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -263,7 +266,7 @@ for ax, step in zip(axes, (0, 1), strict=False):
 pairs = [
     (v, reference)
     for version, reference in (("V1", "V1 one"), ("V2", "V2 one"))
-    for v in versions[version][1:-1] + [f"{version} tied"]
+    for v in [*versions[version][1:-1], f"{version} tied"]
 ]
 for k, (v, reference) in enumerate(pairs):
     axes[2].plot(

@@ -11,7 +11,9 @@ from ctml.types import ClassPool
 def pool(counts=(6, 9, 7, 8, 6), device="cpu"):
     """A pool whose examples carry (class, index within class) as their values."""
     rows = [(c, i) for c, n in enumerate(counts) for i in range(n)]
-    return ClassPool(torch.tensor(rows, dtype=torch.float32), torch.tensor(counts), tuple(map(str, range(len(counts)))), "made")
+    return ClassPool(
+        torch.tensor(rows, dtype=torch.float32), torch.tensor(counts), tuple(map(str, range(len(counts)))), "made"
+    )
 
 
 def test_shapes_labels_and_classes():
@@ -21,7 +23,9 @@ def test_shapes_labels_and_classes():
     assert batch.support.y[0].tolist() == [0, 0, 1, 1, 2, 2]
     support_class, query_class = batch.support.x[..., 0], batch.query.x[..., 0]
     for label in range(3):
-        of_label = torch.cat([support_class[:, 2 * label : 2 * label + 2], query_class[:, 4 * label : 4 * label + 4]], 1)
+        of_label = torch.cat(
+            [support_class[:, 2 * label : 2 * label + 2], query_class[:, 4 * label : 4 * label + 4]], 1
+        )
         assert (of_label == of_label[:, :1]).all(), "one label, one class"
     assert all(len(set(row.tolist())) == 3 for row in support_class), "three labels, three classes"
 
@@ -31,7 +35,9 @@ def test_no_example_twice_in_a_task_and_every_example_reachable():
     batch = FewShot(pool(counts), ways=5, shots=2, queries=4).sample(400, generator(1, "t"))
     seen = torch.cat([batch.support.x, batch.query.x], 1)
     assert all(len({tuple(e) for e in task.tolist()}) == 30 for task in seen)
-    assert {tuple(map(int, e)) for e in seen.flatten(0, 1).tolist()} == {(c, i) for c, n in enumerate(counts) for i in range(n)}
+    assert {tuple(map(int, e)) for e in seen.flatten(0, 1).tolist()} == {
+        (c, i) for c, n in enumerate(counts) for i in range(n)
+    }
 
 
 def test_uint8_images_become_unit_floats():

@@ -1,0 +1,381 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # BI-MAML on networks: sinusoids and few-shot images
+#
+# **Paper:** Xu, Chen, Karbasi, *Meta Learning in the Continuous Time Limit*, AISTATS 2021 (BI-MAML, experiments).
+#
+# **Question:** does a joint first phase also pay where nothing is convex?
+#
+# **Answer:** on sinusoids yes, early in training, though first-order MAML is cheaper still. On images with labels
+# permuted per
+# task the first phase is wasted: there is nothing that one network could learn for all tasks.
+#
+# | preset | hardware | minutes |
+# |---|---|---|
+# | smoke | 1 CPU core | 0.5 |
+# | quick | 2 CPU cores | 3 |
+# | paper | 2 CPU cores for the sinusoids, one GPU for the images | hours |
+#
+# *What is the paper's here:* that BI-MAML converges faster than MAML in experiments (abstract). Which experiments, on
+# what
+# networks and with what numbers, could not be read: **every setting below is ours** or Finn, Abbeel and Levine's
+# (2017).
+
+# %%
+import time
+from dataclasses import asdict, dataclass
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+
+import ctml
+from ctml import data
+from ctml.companion import Study, choose, style
+from ctml.learners import BiMAML, Switch, stack
+from ctml.models import MLP, Conv4
+from ctml.tasks import FewShot, FixedLabels, Sinusoid
+
+# %% tags=["parameters"]
+PRESET = "quick"  # smoke | quick | paper; the one dial
+SEED = 0
+seeds: int | None = None  # None: as the preset says
+sinusoid_steps: int | None = None
+image_steps: int | None = None
+dataset: str | None = None
+
+# %% [markdown]
+# ## Configuration
+# Sinusoids as in Finn et al., section 5.1: two hidden layers of 40, ten points, one inner step of 0.01, Adam at 0.001;
+# 25 tasks
+# a step. Omniglot 5-way 1-shot as in theirs: strided convolutions of width 64, inner rate 0.4, one inner step in
+# training and three
+# in testing, 32 tasks, 60,000 steps. Everything at `quick` and all switch times are *ours*.
+
+
+# %%
+@dataclass(frozen=True)
+class Config:
+    seeds: int  # paired runs of every method on sinusoids, one batched program
+    sinusoid_steps: int  # outer steps
+    sinusoid_tests: int  # fixed test tasks
+    dataset: str
+    image_seeds: int
+    image_steps: int
+    image_batch: int  # tasks of an outer step
+    width: int  # filters of a convolution
+    image_tests: int
+
+
+PRESETS = {
+    "smoke": Config(2, 20, 50, "glyphs", 2, 5, 4, 4, 10),
+    "quick": Config(5, 3000, 500, "omniglot or glyphs", 3, 300, 8, 16, 100),
+    "paper": Config(5, 70_000, 1000, "omniglot", 3, 60_000, 32, 64, 1000),
+}
+given = {"seeds": seeds, "sinusoid_steps": sinusoid_steps, "image_steps": image_steps, "dataset": dataset}
+config = choose(PRESETS, PRESET, **given)
+study = Study("maml_ode", "04_few_shot", PRESET, {**asdict(config), "seed": SEED})
+config
+
+# %% [markdown]
+# ## The idea
+# $$G_k=\begin{cases}\tfrac1M\sum_i\nabla f_i(w_k)&k<k_1\quad\text{(joint: no inner step, one gradient a task)}\\[2pt]
+# \tfrac1M\sum_i(I-\alpha H_i)\nabla f_i(w_k-\alpha\nabla f_i(w_k))&k\ge k_1\quad\text{(MAML: four)}\end{cases}$$
+#
+# Adam is handed $G_k$ in both phases and keeps its state over the switch. Since one class holds both phases, all
+# methods here
+# are one learner with different switches:
+#
+# | method | code | cost of a step |
+# |---|---|---|
+# | joint training | `Switch(at_most=steps)` | 1 |
+# | MAML | `Switch(at_most=0)` | 4 |
+# | FO-MAML | `Switch(at_most=0)`, `order="first"` | 2 |
+# | BI-MAML, $k_1$ | `Switch(at_most=k1)` | 1, then 4 |
+
+# %%
+SHARES = {"joint": 1.0, "maml": 0.0, "fo_maml": 0.0, "bi_maml 0.1": 0.1, "bi_maml 0.4": 0.4}  # phase 1 / all steps
+MARKS = 10  # scores on the way
+
+
+def method(name: str, model, loss, steps: int, inner_lr: float) -> BiMAML:
+    order = "first" if name == "fo_maml" else "second"
+    switch = Switch(at_most=round(SHARES[name] * steps))
+    return BiMAML(model, loss, switch=switch, inner_lr=inner_lr, order=order)
+
+
+def sinusoid_stack(name: str) -> BiMAML:
+    networks = [MLP([1, 40, 40, 1], generator=ctml.generator(SEED + s, "weights")) for s in range(config.seeds)]
+    return stack([method(name, network, ctml.mse, config.sinusoid_steps, 0.01) for network in networks])
+
+
+# %% [markdown]
+# ## Checked before use: a stack of seeds is each seed on its own
+# `stack` gives every parameter a leading axis of runs, so that five seeds are one batched program. The same gradients
+# must come
+# out as for each seed alone; what it saves is measured on this machine, one thread.
+
+# %%
+stacked = sinusoid_stack("maml")
+batch = Sinusoid().sample(25 * config.seeds, ctml.generator(SEED, "check"))
+stacked.meta_gradient(batch)
+difference = 0.0
+for run, single in enumerate(stacked.unstack()):
+    single.meta_gradient(batch.split(25)[run])
+    pairs = zip(stacked.parameters(), single.parameters(), strict=True)
+    difference = max(difference, *(float((p.grad[run] - q.grad).abs().max()) for p, q in pairs))
+
+
+def milliseconds(learner: BiMAML, meta_batch, repeats: int = 20) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        learner.meta_gradient(meta_batch)
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+one_by_one = sum(milliseconds(single, part) for single, part in zip(stacked.unstack(), batch.split(25), strict=True))
+pd.Series(
+    {
+        "largest difference of a gradient (float32)": difference,
+        "ms a step, seeds one after another": one_by_one,
+        "ms a step, stacked": milliseconds(stacked, batch),
+    },
+    name=f"{config.seeds} seeds",
+).to_frame()
+
+# %% [markdown]
+# ## Sinusoids
+# Every method sees the same tasks in the same order and starts from the same weights. The score is the mean squared
+# error on fixed test
+# tasks after one inner step; a task that blows up under adaptation counts as 25, the largest amplitude squared.
+
+
+# %%
+def clipped_mse(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return ctml.mse(outputs, targets).nan_to_num(nan=25.0).clamp_max(25.0)
+
+
+def score_sinusoids(stacked: BiMAML, inner_steps: int) -> torch.Tensor:
+    """Return the scores of all seeds on the same test tasks, `(seeds, tasks)`."""
+    tests = config.sinusoid_tests
+    runs = [
+        ctml.meta_test(
+            run, Sinusoid(), n_tasks=tests, tasks_at_once=tests, seed=SEED, metric=clipped_mse, inner_steps=inner_steps
+        )
+        for run in stacked.unstack()
+    ]
+    return torch.stack([run.scores for run in runs])
+
+
+def train_sinusoids(name: str) -> dict:
+    stacked, tasks = sinusoid_stack(name), Sinusoid()
+    optimizer = torch.optim.Adam(stacked.parameters(), 1e-3)
+    units, curve = [0], [score_sinusoids(stacked, 1).mean(1)]
+    start = time.perf_counter()
+    for part in range(MARKS):
+        ctml.meta_train(
+            stacked, tasks, optimizer=optimizer, steps=config.sinusoid_steps // MARKS,
+            meta_batch=25 * config.seeds, seed=1000 * SEED + part, progress=False,
+        )  # fmt: skip
+        units.append(int(stacked.units))
+        curve.append(score_sinusoids(stacked, 1).mean(1))
+    steps = (0, 1, 2, 5, 10)
+    by_step = torch.stack([score_sinusoids(stacked, k).median(1).values for k in steps])
+    return {
+        "method": name, "units": units, "mse": torch.stack(curve).numpy(), "seconds": time.perf_counter() - start,
+        "inner_steps": steps, "median_mse": by_step.numpy(),
+    }  # fmt: skip
+
+
+sinusoids = {run["method"]: run for run in study.map(train_sinusoids, [{"name": name} for name in SHARES])}
+final = pd.DataFrame(
+    [
+        {
+            "method": name, "seed": seed, "gradient units": run["units"][-1], "mse after 1 step": float(run["mse"][-1, seed]),
+            "median mse after 10 steps": float(run["median_mse"][-1, seed]),
+        }
+        for name, run in sinusoids.items() for seed in range(config.seeds)
+    ]
+)  # fmt: skip
+study.table(final, "sinusoids")
+final.groupby("method", sort=False).agg(["mean", "std"]).drop(columns="seed").round(3)
+
+# %%
+LOOKS = {
+    "joint": style.method("joint").line(),
+    "maml": style.method("maml").line(),
+    "fo_maml": style.method("fo_maml").line(),
+    "bi_maml 0.1": style.method("bi_maml").line() | {"linestyle": ":", "label": "BI-MAML, $k_1=10\\%$"},
+    "bi_maml 0.4": style.method("bi_maml").line() | {"label": "BI-MAML, $k_1=40\\%$"},
+}
+
+
+def band(ax, x, samples, look: dict) -> None:
+    """Draw the mean over the last axis with its 95% interval."""
+    intervals = [ctml.interval(torch.as_tensor(row)) for row in samples]
+    ax.plot(x, [i.mean for i in intervals], **look)
+    if samples.shape[-1] > 1:
+        ax.fill_between(
+            x, [i.low for i in intervals], [i.high for i in intervals], color=look["color"], alpha=0.12, lw=0
+        )
+
+
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
+iterations = [config.sinusoid_steps * mark / MARKS for mark in range(MARKS + 1)]
+for name, run in sinusoids.items():
+    band(axes[0], iterations, run["mse"], LOOKS[name])
+    band(axes[1], run["units"], run["mse"], LOOKS[name])
+    band(axes[2], run["inner_steps"], run["median_mse"], LOOKS[name])
+axes[0].set(xlabel="outer step", ylabel="test MSE after 1 inner step")
+axes[1].set(xlabel="gradient units per task")
+axes[2].set(xlabel="inner steps at test time", ylabel="median test MSE")
+for ax in axes[:2]:
+    ax.set(yscale="log", ylim=(None, 6))
+    ax.set_yticks([1, 2, 4], ["1", "2", "4"])
+    ax.minorticks_off()
+axes[0].legend(fontsize="x-small")
+study.figure(
+    fig,
+    "sinusoids",
+    f"Sinusoid regression, mean over {config.seeds} paired seeds with 95% bands, {config.sinusoid_tests} fixed test "
+    "tasks. Left and middle: error after one inner step "
+    "against outer steps and against cost (a Hessian-vector product counts 2). Right: median error against inner "
+    "steps at the end. The "
+    "paper reports a better rate of convergence for BI-MAML; its experiments were not seen.",
+)
+
+
+# %% [markdown]
+# The claim: at what cost does each method reach the error that MAML has after half of its steps? Per seed, by
+# linear interpolation between marks; a seed that never reaches it counts as not a number, which no rule accepts.
+
+
+# %%
+def cost_to_reach(run: dict, targets) -> list[float]:
+    costs = []
+    for errors, target in zip(run["mse"].T, targets, strict=True):
+        below = (errors <= target).nonzero()[0]
+        if len(below) == 0 or below[0] == 0:
+            costs.append(float("nan"))
+            continue
+        k = int(below[0])
+        share = (errors[k - 1] - target) / (errors[k - 1] - errors[k])
+        costs.append(float(run["units"][k - 1] + share * (run["units"][k] - run["units"][k - 1])))
+    return costs
+
+
+half_way = sinusoids["maml"]["mse"][MARKS // 2]
+costs = pd.DataFrame({name: cost_to_reach(run, half_way) for name, run in sinusoids.items()})
+costs.insert(0, "seed", range(config.seeds))
+study.table(costs, "cost_to_reach")
+
+# %%
+study.claim("maml_ode-a14", maml_units=costs["maml"], bi_units=costs["bi_maml 0.4"])
+
+# %% [markdown]
+# ## Images: what can a joint phase learn?
+# In the usual few-shot tasks labels are permuted: the same letter is class 2 in one task and class 4 in the next.
+# Without
+# adaptation no network can then do better than chance, so the joint gradient carries no signal and phase 1 should be
+# wasted (our
+# prediction). As a foil, `FixedLabels` gives each letter one label for good.
+
+# %%
+name = data.first_available("omniglot", "glyphs") if config.dataset == "omniglot or glyphs" else config.dataset
+KINDS = {"permuted": FewShot, "fixed": FixedLabels}
+IMAGE_METHODS = ("maml", "bi_maml 0.4", "joint")
+IMAGE_MARKS = 5
+pools = {split: study.data(data.load(name, split).source) for split in ("train", "test")}
+pools
+
+
+# %%
+def train_images(name: str, kind: str, method_name: str, seed: int) -> dict:
+    train = KINDS[kind](data.load(name, "train"), ways=5, shots=1, queries=5)
+    test = KINDS[kind](data.load(name, "test"), ways=5, shots=1, queries=10)
+    weights = ctml.generator(seed, "image weights")
+    network = Conv4(1, 5, width=config.width, pool=False, generator=weights)
+    learner = method(method_name, network, ctml.cross_entropy, config.image_steps, 0.4)
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
+
+    def score() -> float:
+        return ctml.meta_test(learner, test, n_tasks=config.image_tests, seed=SEED, inner_steps=3).interval.mean
+
+    units, accuracy = [0], [score()]
+    for part in range(IMAGE_MARKS):
+        ctml.meta_train(
+            learner, train, optimizer=optimizer, steps=max(1, config.image_steps // IMAGE_MARKS),
+            meta_batch=config.image_batch, seed=1000 * seed + part, progress=False,
+        )  # fmt: skip
+        units.append(int(learner.units))
+        accuracy.append(score())
+    return {"labels": kind, "method": method_name, "seed": seed, "units": units, "accuracy": accuracy}
+
+
+jobs = [
+    {"name": name, "kind": kind, "method_name": m, "seed": SEED + s}
+    for kind in KINDS
+    for m in IMAGE_METHODS
+    for s in range(config.image_seeds)
+]
+images = pd.DataFrame(study.map(train_images, jobs))
+images["before training"] = images["accuracy"].str[0]
+images["at the end"] = images["accuracy"].str[-1]
+study.table(images.drop(columns=["units", "accuracy"]), "images")
+images.groupby(["labels", "method"], sort=False)[["before training", "at the end"]].agg(["mean", "std"]).round(3)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True)
+for ax, kind in zip(axes, KINDS, strict=True):
+    for m in IMAGE_METHODS:
+        chosen = images[(images["labels"] == kind) & (images["method"] == m)]
+        accuracy = torch.tensor(chosen["accuracy"].tolist()).T
+        band(ax, chosen["units"].iloc[0], accuracy, LOOKS[m])
+    ax.axhline(0.2, color="black", linewidth=0.6)
+    ax.set(xlabel="gradient units per task", title=f"labels {kind}")
+axes[0].set_ylabel("test accuracy after 3 inner steps")
+axes[0].legend(fontsize="small", loc="best")
+study.figure(
+    fig,
+    "images",
+    f"5-way 1-shot accuracy on {pools['test']} ({config.image_tests} test tasks, norm: transductive), mean over "
+    f"{config.image_seeds} paired seeds with 95% bands, "
+    "against cost; thin line: chance. Left: labels permuted per task, right: each class keeps its label. Ours: "
+    "whether the paper has "
+    "such an experiment is not known.",
+)
+
+# %%
+at_end = images[images["labels"] == "permuted"].pivot(index="seed", columns="method", values="at the end")
+study.claim("maml_ode-permuted", maml=at_end["maml"], joint=at_end["joint"], bi_maml=at_end["bi_maml 0.4"])
+
+# %% [markdown]
+# ## Where this differs from the paper
+# All of it: its experiments are unknown to us. Switch times are fixed shares of the steps here; with minibatches a
+# norm rule sees a noisy
+# norm (`Switch(joint_norm=...)` exists and always needs `at_most`). Seed scatter is as large as the differences late
+# in training;
+# the early advantage fades with more steps, and FO-MAML belongs into every such comparison.
+#
+# ## Variants to try
+# * `SET="sinusoid_steps=20000"`: does the advantage of phase 1 survive?
+# * `SHARES["bi_maml 0.4"] = 0.8`: too long a first phase.
+# * `order="first"` for BI-MAML: joint, then first-order, at one and two units a step.
+# * `SET="dataset=omniglot"`, or `Switch(at_most=1000, joint_norm=0.5)` on one seed without `stack`.
+
+# %%
+study.close()
