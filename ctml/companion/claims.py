@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED = "reproduced", "same trend", "not reproduced", "not assessed"
+VERDICTS = (REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED)
 KINDS = ("number", "order", "rate", "identity")
 SOURCES = ("seen", "derived", "unverified", "ours")
 

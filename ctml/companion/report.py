@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctml.companion.cache import write_atomically
+from ctml.companion.claims import VERDICTS
 from ctml.companion.project import PRESETS, Notebook, Project
 
 _PUBLISHED = PRESETS[1:]
@@ -61,16 +62,34 @@ def results_page(project: Project) -> str:
 
 def claims_table(results: list[Published]) -> str:
     """Return the verdicts as a Markdown table."""
-    rows = []
-    for result in results:
-        for claim in result.claims:
-            verdict = f"**{claim['verdict']}**" + (f" ({claim['reason']})" if claim["reason"] else "")
-            rows.append(
-                [f"`{claim['id']}`", claim["says"], claim["where"], claim["measured"], f"`{claim['accept']}`", verdict]
-            )
+    rows = [
+        [f"`{c['id']}`", c["says"], _origin(c), c["measured"], f"`{c['accept']}`", _verdict(c)]
+        for result in results
+        for c in result.claims
+    ]
     if not rows:
         return "No claims yet."
-    return _table(["claim", "the paper says", "where", "measured here", "rule", "verdict"], rows)
+    return _table(["claim", "statement", "stated by", "measured here", "rule", "verdict"], rows)
+
+
+def claims_overview(results: list[Published]) -> str:
+    """Return how many claims of each paper have which verdict, and the claims themselves folded away below it."""
+    papers: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        papers.setdefault(result.notebook.paper or result.notebook.name, []).extend(result.claims)
+    papers = {paper: claims for paper, claims in papers.items() if claims}
+    if not papers:
+        return "No claims yet."
+    counts = [
+        [f"`{paper}`", *(str(sum(c["verdict"] == verdict for c in claims)) for verdict in VERDICTS)]
+        for paper, claims in papers.items()
+    ]
+    parts = [_table(["", *VERDICTS], counts)]
+    for paper, claims in papers.items():
+        rows = [[f"`{c['id']}`", c["says"], _origin(c), c["measured"], _verdict(c)] for c in claims]
+        table = _table(["claim", "statement", "stated by", "measured here", "verdict"], rows)
+        parts.append(f"<details><summary>{paper}: {len(claims)} claims</summary>\n\n{table}\n\n</details>")
+    return "\n\n".join(parts)
 
 
 def cost_table(results: list[Published]) -> str:
@@ -107,7 +126,7 @@ def readme_page(project: Project) -> str:
     """Return the README with what stands between its markers (`<!-- claims:begin -->` and so on) renewed."""
     text = _text(project.root / "README.md")
     preset = next((p for p in reversed(_PUBLISHED) if published(project, p)), None)
-    for name, make in (("claims", claims_table), ("cost", cost_table)):
+    for name, make in (("claims", claims_overview), ("cost", cost_table)):
         if preset is None:
             content = "No results yet: `make reproduce`."
         else:
@@ -130,6 +149,20 @@ def _files_table(results: list[Published], project: Project) -> str:
             if name.endswith(".csv"):
                 rows.append(["table", f"[{name}]({base}/{name})", "", notebook])
     return _table(["of the paper", "file", "what it shows", "notebook"], rows)
+
+
+def _origin(claim: dict[str, Any]) -> str:
+    """Say whose statement it is: a reader must not take our derivations for the paper's words."""
+    return {
+        "seen": f"the paper, {claim['where']}",
+        "derived": f"derived here: {claim['where']}",
+        "unverified": f"said of the paper, not checked: {claim['where']}",
+        "ours": "us",
+    }[claim["source"]]
+
+
+def _verdict(claim: dict[str, Any]) -> str:
+    return f"**{claim['verdict']}**" + (f" ({claim['reason']})" if claim["reason"] else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

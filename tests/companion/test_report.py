@@ -15,7 +15,7 @@ def project(root: Path) -> Project:
     folder.mkdir(parents=True)
     claim = {
         "id": "demo-f1", "says": "a | b", "where": "Figure 1", "measured": "error 0.1", "accept": "max(error) <= value",
-        "verdict": "same trend", "reason": "",
+        "source": "seen", "verdict": "same trend", "reason": "",
     }  # fmt: skip
     manifest = {
         "figures": [{"name": "errors", "caption": "Error.", "where": "Figure 1"}],
@@ -31,9 +31,27 @@ def test_the_page_names_files_claims_and_cost(project: Project) -> None:
     page = results_page(project)
     assert "| Figure 1 | [errors](quick/demo/01_line/figures/errors.svg) | Error. |" in page
     assert "[metrics.csv](quick/demo/01_line/metrics.csv)" in page
-    assert r"| `demo-f1` | a \| b | Figure 1 | error 0.1 | `max(error) <= value` | **same trend** |" in page
+    assert r"| `demo-f1` | a \| b | the paper, Figure 1 | error 0.1 | `max(error) <= value` | **same trend** |" in page
     assert "| demo/01_line | 4 | 1.5 | A chip, 2 cores |" in page
     assert "Nothing yet: `make reproduce PRESET=paper`." in page
+
+
+def test_the_readme_counts_verdicts_and_folds_the_claims(project: Project) -> None:
+    (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
+    page = readme_page(project)
+    assert "| `demo` | 0 | 1 | 0 | 0 |" in page
+    assert "<details><summary>demo: 1 claims</summary>" in page
+
+
+@pytest.mark.parametrize(
+    "source, words", [("derived", "derived here: F"), ("unverified", "not checked"), ("ours", "us")]
+)
+def test_what_is_not_the_papers_is_not_given_as_the_papers(project: Project, source: str, words: str) -> None:
+    path = project.results / "quick" / "demo" / "01_line" / "claims.json"
+    claims = json.loads(path.read_text())
+    path.write_text(json.dumps([{**claims[0], "source": source}]))
+    page = results_page(project)
+    assert words in page and "the paper, Figure 1" not in page
 
 
 def test_only_what_stands_between_markers_changes(project: Project) -> None:

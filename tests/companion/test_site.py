@@ -45,7 +45,7 @@ def project(root: Path) -> Project:
     (folder / "figures").mkdir(parents=True)
     claim = {
         "id": "demo-f1", "says": "s", "where": "Figure 1", "measured": "error 0.1", "accept": "max(error) <= 1",
-        "verdict": "reproduced", "reason": "",
+        "source": "seen", "verdict": "reproduced", "reason": "",
     }  # fmt: skip
     manifest = {
         "figures": [{"name": "errors", "caption": 'An "error".', "where": "Figure 1"}], "outputs": {},
