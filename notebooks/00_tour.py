@@ -116,7 +116,7 @@ for i, start in enumerate(starts):
         ax.plot(*torch.stack(path).T, marker=marker, ms=4, lw=0.5, color=style.COLOURS["maml"], label=label)
 ax.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5))
 ax.grid(False)
-ax.legend(fontsize="x-small", loc="lower left")
+ax.legend(fontsize="x-small", loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
 study.figure(
     fig,
     "maml_ode",

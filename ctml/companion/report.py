@@ -3,6 +3,7 @@
 Invariant: both are functions of the files in `results/`, so a test can tell whether they are up to date.
 """
 
+import csv
 import json
 import re
 from dataclasses import dataclass
@@ -132,9 +133,26 @@ def readme_page(project: Project) -> str:
         else:
             tables = [(p, published(project, p)) for p in _PUBLISHED]
             content = "\n\n".join(f"Preset `{p}`:\n\n{make(results)}" for p, results in tables if results)
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        text = re.sub(f"{begin}.*?{end}", lambda _, c=content, b=begin, e=end: f"{b}\n{c}\n{e}", text, flags=re.DOTALL)
-    return text
+        text = _between_markers(text, name, content)
+    return _between_markers(text, "benchmark", benchmark_table(project))
+
+
+def benchmark_table(project: Project) -> str:
+    """Return what `make benchmark` measured as a Markdown table, the method's own row first."""
+    path = project.results / "benchmark" / "meta_step.csv"
+    if not path.is_file():
+        return "Not measured yet: `make benchmark`."
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [
+            [row["method"].upper(), row["contender"], row["wall_s"], row["ratio_to_ctml"], row["peak_gib"]]
+            for row in csv.DictReader(file)
+        ]
+    return _table(["meta-step of", "by", "seconds", "times ctml's", "peak memory (GiB)"], rows)
+
+
+def _between_markers(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
 
 
 def _files_table(results: list[Published], project: Project) -> str:

@@ -211,7 +211,7 @@ for fraction, drawn in {0.9: "comln", 0.7: "anil", 0.5: "reptile", 0.1: "maml"}.
     minima = marks[fraction][:, None]
     ax.plot(minima[:, 0], maml_loss(two, fraction / 4, minima), "o", color=color)
 ax.set(xlabel="$w$", ylabel="MAML loss $F$", ylim=(2.4, 5))
-ax.legend(loc="upper center", fontsize="small")
+ax.legend(loc="upper right", fontsize="small")
 study.figure(
     fig,
     "two_tasks",
@@ -271,15 +271,14 @@ for cell in cells:
     ax.semilogy(t, bound, color=color, linestyle=":", linewidth=1.1)
     ax.set(xlabel="ODE time $t$", title=rf"$\alpha L={cell['alpha L']:g}$", ylim=(1e-7, None))
 axes[0, 0].set_ylabel("$f(w(t))-f^*$")
-axes[0, 0].legend(fontsize="small", loc="lower left")
+axes[0, -1].plot([], [], color="0.4", linestyle=":", linewidth=1.1, label="bound T1")
+axes[0, -1].legend(fontsize="small", loc="lower left")
 study.figure(
     fig,
     "linear_rate",
     f"Gap of the joint loss along the MAML ODE (solid) and its bound T1 (dotted), one run a curve, {config.times} "
-    "marks. The gap "
-    "levels off where the MAML minimiser lies, not at the joint minimum: an approximate stationary point of f. The "
-    "paper's "
-    "abstract states the linear rate; constants and experiment are ours.",
+    "marks. The gap levels off where the MAML minimiser lies, not at the joint minimum: an approximate stationary "
+    "point of f. The paper's abstract states the linear rate; constants and experiment are ours.",
 )
 
 # %%

@@ -64,6 +64,16 @@ def test_only_what_stands_between_markers_changes(project: Project) -> None:
     assert "old" not in page and "\nkept\n" in page and "same trend" in page and "1.5" in page
 
 
+def test_the_readme_shows_what_the_benchmark_measured(project: Project) -> None:
+    (project.root / "README.md").write_text("<!-- benchmark:begin --><!-- benchmark:end -->")
+    assert "make benchmark" in readme_page(project)
+    folder = project.results / "benchmark"
+    folder.mkdir()
+    head = "method,contender,wall_s,ratio_to_ctml,peak_gib"
+    (folder / "meta_step.csv").write_text(f"{head}\nmaml,ctml,2.5,1,0.7\nmaml,loop,5,2,0.4\n")
+    assert "| MAML | loop | 5 | 2 | 0.4 |" in readme_page(project)
+
+
 def test_pages_are_up_to_date_after_an_update(project: Project) -> None:
     (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
     assert update(project) == ["results/README.md", "README.md"]
