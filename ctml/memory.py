@@ -9,6 +9,7 @@ Both count from what is allocated when the work starts, so weights and data that
 
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
         raise ValueError(f"device={device}: memory is measured on cpu and cuda only")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    records = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    recorded: Any = profiler.profiler  # torch's stubs leave out what its events offer
+    records = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     records.sort(key=lambda e: e.start_ns())
     return max(accumulate((e.nbytes() for e in records), initial=0))

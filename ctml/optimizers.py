@@ -35,6 +35,7 @@ class _BoundedStep(torch.optim.Optimizer):
 
     def direction(self, p: Tensor, group: dict) -> Tensor:
         """Return the part of v that belongs to p: the gradient, unless a subclass smooths it."""
+        assert p.grad is not None, "step asks for no other"
         return p.grad
 
     def length(self, norm: Tensor, group: dict) -> Tensor:
@@ -98,6 +99,7 @@ class SNGDM(_BoundedStep):
 
     def direction(self, p: Tensor, group: dict) -> Tensor:
         """Return the running mean after taking in this step's gradient."""
+        assert p.grad is not None, "step asks for no other"
         state = self.state[p]
         if "mean" not in state:
             state["mean"] = p.grad.clone()

@@ -63,7 +63,7 @@ class TaskBatch:
         """Cut into meta-batches of at most `size` tasks; None leaves it whole."""
         if size is None or size >= self.n_tasks:
             return [self]
-        return [self.map(lambda t, i=i: t[i : i + size]) for i in range(0, self.n_tasks, size)]
+        return [self.map(lambda t, part=slice(i, i + size): t[part]) for i in range(0, self.n_tasks, size)]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def _verdict(path, archive: Archive | None) -> str:
     if path.is_dir():
         return "(folder placed by hand: judged by its contents)"
     same = matches(path, archive) if archive else None
-    if same:
+    if archive and same:
         return f"matches {archive.checksum}"
     return f"sha256:{digest(path)} ({'placed by hand' if same is False or not archive else archive.vouched})"
 

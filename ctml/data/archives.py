@@ -41,9 +41,15 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         for info in archive:
             refuse_climbing(path, info.name, info.issym() or info.islnk())
             if info.isfile():
-                yield info.name, lambda info=info: archive.extractfile(info).read()
+                yield info.name, lambda info=info: _content(archive, info)
         while archive.fileobj.read(1 << 20):
             pass  # tarfile stops at its own end mark; only the end of the stream shows that nothing was cut off
+
+
+def _content(archive: tarfile.TarFile, file: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(file)
+    assert stream is not None, f"{file.name} is no regular file"
+    return stream.read()
 
 
 def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -99,7 +99,9 @@ def _write(stem: Path, classes: Classes) -> ClassPool:
         os.replace(part, stem.with_suffix(".json"))  # last: it says that the images are whole
     finally:
         part.unlink(missing_ok=True)
-    return _read(stem)
+    written = _read(stem)
+    assert written is not None, f"{stem} was written and cannot be read"
+    return written
 
 
 def _gather(classes: Classes) -> ClassPool:

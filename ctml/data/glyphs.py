@@ -166,8 +166,10 @@ def _master(letter: str, font) -> UInt8[Tensor, "master master"] | None:
     from PIL import Image
 
     core = font.getmask(letter, mode="L")
-    image = Image.frombytes("L", core.size, bytes(core)) if all(core.size) else None
-    box = image.getbbox() if image else None
+    if not all(core.size):
+        return None
+    image = Image.frombytes("L", core.size, bytes(core))
+    box = image.getbbox()
     if box is None:
         return None
     image = image.crop(box)

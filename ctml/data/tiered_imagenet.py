@@ -25,8 +25,8 @@ CONTENTS = {"train": (351, 448_695), "val": (97, 124_261), "test": (160, 206_209
 
 def load(split: str, *, home: Path, download: bool = True) -> ClassPool:
     """Load one split ("train", "val", "test"); the first time takes minutes and the space named above."""
-    sources = _sources(split, home, download)
-    pool = decoded(f"{FOLDER}-{split}", home, fingerprint(*sources), lambda: _decode(*sources, split))
+    images, labels = _sources(split, home, download)
+    pool = decoded(f"{FOLDER}-{split}", home, fingerprint(images, labels), lambda: _decode(images, labels, split))
     return ClassPool(pool.examples, pool.counts, pool.names, f"{FOLDER}/{split}")
 
 

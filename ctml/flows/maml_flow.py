@@ -10,6 +10,7 @@ Source: Xu, Chen and Karbasi 2021.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -56,7 +57,7 @@ def flow(
         NonFiniteFlow: if the flow leaves the finite numbers.
         ValueError: if the method does not exist.
     """
-    return odeint(_finite(field), w0, times, **_solver(method, rtol, atol))
+    return cast(Tensor, odeint(_finite(field), w0, times, **_solver(method, rtol, atol)))  # a pair only with an event
 
 
 def flow_until(

@@ -88,7 +88,7 @@ class Tableau:
         self._check("b", self.b, self.order)
         if (self.b_embedded is None) != (self.embedded_order is None):
             raise ValueError("b_embedded and embedded_order: give both or neither")
-        if self.b_embedded is not None:
+        if self.b_embedded is not None and self.embedded_order is not None:
             object.__setattr__(self, "b_embedded", tuple(map(Fraction, self.b_embedded)))
             self._check("b_embedded", self.b_embedded, self.embedded_order)
 
@@ -96,7 +96,7 @@ class Tableau:
         # Equal tableaus have equal names; hashing forty fractions at every cached look-up would cost more than a step.
         return hash((self.name, self.order))
 
-    def _check(self, name: str, weights: tuple[Fraction, ...], order: int) -> None:
+    def _check(self, name: str, weights: tuple[Fraction | int, ...], order: int) -> None:
         if len(weights) != self.stages:
             raise ValueError(f"{name} has {len(weights)} entries for {self.stages} stages: give one weight per stage")
         for vertices in range(1, order + 1):
@@ -108,7 +108,7 @@ class Tableau:
                         f"must be {needed}; correct the coefficients or state order {vertices - 1}"
                     )
 
-    def elementary_weight(self, tree: Tree, weights: tuple[Fraction, ...] | None = None) -> Fraction:
+    def elementary_weight(self, tree: Tree, weights: tuple[Fraction | int, ...] | None = None) -> Fraction:
         """Return sum_i b_i Phi_i(t) (Butcher's elementary weight of a tree; equals 1 / gamma(t) up to the order)."""
         weights = self.b if weights is None else weights
         return sum((b * phi for b, phi in zip(weights, self._stage_weights(tree), strict=True)), Fraction(0))
@@ -130,7 +130,7 @@ class Tableau:
     @property
     def c(self) -> tuple[Fraction, ...]:
         """Times of the stages, the row sums of a."""
-        return tuple(sum(row, Fraction(0)) for row in self.a)
+        return tuple(Fraction(sum(row)) for row in self.a)
 
     @property
     def first_same_as_last(self) -> bool:

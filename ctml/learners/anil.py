@@ -11,6 +11,7 @@ features below go through the body once, in one ordinary batch for all tasks and
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -64,6 +65,8 @@ class ANIL(MAML):
     Raises:
         ValueError: if `adapts` matches no parameter, an option is unknown, or "adjoint" does not fit.
     """
+
+    model: Any  # an nn.Module; where w lies in its head, with features(x, context) and head
 
     def __init__(
         self,
@@ -185,7 +188,8 @@ class ANIL(MAML):
         sources = [*embedded, *beside] if self.keeps_features else beside
         reached = [(t, weight * p_j) for t, p_j in zip(sources, p, strict=True) if t.requires_grad]
         if reached:
-            torch.autograd.backward(*zip(*reached, strict=True))
+            ends, cotangents = zip(*reached, strict=True)
+            torch.autograd.backward(ends, cotangents)
         return losses.detach()
 
 

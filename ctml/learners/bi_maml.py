@@ -60,7 +60,7 @@ class Switch:
     def fires(self, joint_norm: Tensor, inner_norm: Tensor | None) -> bool:
         """Tell whether one of the norm rules holds."""
         return (self.joint_norm is not None and bool(joint_norm <= self.joint_norm)) or (
-            self.inner_norm is not None and bool(inner_norm <= self.inner_norm)
+            self.inner_norm is not None and inner_norm is not None and bool(inner_norm <= self.inner_norm)
         )
 
 
@@ -94,7 +94,7 @@ class BiMAML(MAML):
         if not self.switched:
             losses, inner_norm = self._joint_gradient(batch)
             self.units += 1
-            joint_norm = trees.norm({k: p.grad for k, p in self.shared().items()})
+            joint_norm = trees.norm({k: p.grad for k, p in self.shared().items() if p.grad is not None})
             if not self.switch.fires(joint_norm, inner_norm):
                 self.joint_steps += 1
                 self.switched.fill_(bool(self.joint_steps >= self.switch.at_most))

@@ -8,6 +8,8 @@ meta-gradient is exact, by any of the methods of `ctml.flows.gradient_flow` (def
 `FixedSteps(K, EULER)` and T = K alpha fixed this is ANIL with K steps at rate alpha, in M N numbers a step.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ class COMLN(Learner):
         ValueError: if the model has no such parts, or the horizon is not positive.
     """
 
+    model: Any  # an nn.Module with features(x, context) and a linear head
+
     def __init__(
         self,
         model: nn.Module,
@@ -58,10 +62,11 @@ class COMLN(Learner):
                 f"model={type(model).__name__}: COMLN needs its features(x, context) and a linear head; see ctml.models"
             )
         positive("horizon", horizon)
-        if model.head.bias is not None:
-            model.head.bias.data.zero_()
-            model.head.bias.requires_grad_(False)
-        self.log_horizon = nn.Parameter(torch.tensor(horizon, dtype=model.head.weight.dtype).log(), learn_horizon)
+        head = self.model.head
+        if head.bias is not None:
+            head.bias.data.zero_()
+            head.bias.requires_grad_(False)
+        self.log_horizon = nn.Parameter(torch.tensor(horizon, dtype=head.weight.dtype).log(), learn_horizon)
         self.inner_loss, self.smoothing = inner_loss, smoothing
         self.solver, self.method, self.checkpoints = solver, method, checkpoints
 

@@ -13,12 +13,14 @@ The idea and the two estimators' names are the paper's; formulas and orders are 
 The sign: with theta - phi it is plus, with phi it is minus.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.checks import at_least, positive
-from ctml.inner_solvers import InnerSolver
+from ctml.inner_solvers import InnerSolver, Iteration
 from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses
 from ctml.types import Examples, Loss, TaskBatch
 
@@ -69,7 +71,7 @@ def perturbed_estimate(
     nodes, weights = stencil(order)
     start = theta.expand(n_tasks, theta.shape[-1])
     gradient, phi = torch.zeros_like(start), torch.zeros_like(start)
-    evaluations: Tensor | int = 0
+    evaluations = torch.zeros(n_tasks, dtype=torch.int64, device=start.device)
     weight = dict(zip(nodes, weights, strict=True))
     # Where phi_0 itself is not asked for, the middle of phi_-nu and phi_nu is within O(nu^2) of it.
     adapted = {0: 1.0} if warm_start or 0 in nodes else {-1: 0.5, 1: 0.5}
@@ -125,13 +127,13 @@ class FOBMAML(ProximalLearner):
         if isinstance(difference, str) and difference not in ORDERS:
             known = ", ".join(ORDERS)
             raise ValueError(f"difference={difference!r}: must be one of {known}, or an order 1, 2, ...")
-        self.nu, self.order = nu, ORDERS.get(difference, difference)
+        self.nu, self.order = nu, ORDERS[difference] if isinstance(difference, str) else difference
         at_least("difference", self.order, 1)
         if curvature is not None:
             refuse_lost_convexity(lam, nu, self.order, *curvature)
         if minibatch is not None:
             at_least("minibatch", minibatch, 1)
-            if generator is None or solver.tolerance is not None:
+            if generator is None or cast(Iteration, solver).tolerance is not None:
                 raise ValueError(
                     f"minibatch={minibatch}: give a generator to draw it from, and a solver without a tolerance, "
                     "which a stochastic gradient never reaches"
@@ -155,14 +157,15 @@ class FOBMAML(ProximalLearner):
     def task_losses(self, batch: TaskBatch) -> TaskLosses:
         """Return the losses as functions of phi; with mini-batches, step k of every solve sees batch k."""
         losses = super().task_losses(batch)
-        if self.minibatch is None:
+        source, size = self.generator, self.minibatch
+        if size is None or source is None:
             return losses
+        steps = cast(Iteration, self.solver).steps
         n_tasks, n = batch.support.x.shape[:2]
         tasks = torch.arange(n_tasks)[:, None]
 
         def draw() -> Tensor:
-            shape = (self.solver.steps, n_tasks, self.minibatch)
-            return torch.randint(n, shape, generator=self.generator, device=self.generator.device)
+            return torch.randint(n, (steps, n_tasks, size), generator=source, device=source.device)
 
         fixed = draw() if self.common_random_numbers else None
 

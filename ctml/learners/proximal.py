@@ -13,7 +13,7 @@ Invariants:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ctml import trees
 from ctml.checks import positive
-from ctml.inner_solvers import InnerSolver, Solution
+from ctml.inner_solvers import InnerSolver, Iteration, Solution
 from ctml.learners.base import Learner
 from ctml.types import Examples, Loss, Params, TaskBatch
 
@@ -90,10 +90,11 @@ class Perturbed:
 
     def closed_form(self) -> Float[Tensor, "tasks d"]:
         """Return phi_nu where the tasks know it (quadratics)."""
-        if not hasattr(self.losses, "perturbed_solution"):
+        solution = getattr(self.losses, "perturbed_solution", None)
+        if solution is None:
             kind = type(self.losses).__name__
             raise TypeError(f"losses={kind}: only quadratic tasks have a closed form; choose another solver")
-        return self.losses.perturbed_solution(self.theta, self.lam, self.nu)
+        return solution(self.theta, self.lam, self.nu)
 
 
 def gradient_of(value: Callable[[Tensor], Tensor], phi: Float[Tensor, "tasks d"]) -> Float[Tensor, "tasks d"]:
@@ -119,6 +120,11 @@ def reptile_estimate(losses, theta, n_tasks, *, lam, solver) -> Estimate:
     """Return lam (theta - phi_0), the gradient of the Moreau envelope of f^ (Reptile in the proximal set-up)."""
     inner = solve_inner(losses, theta, n_tasks, lam, solver)
     return Estimate(lam * (theta - inner.phi), inner.phi, inner.evaluations)
+
+
+def with_steps(solver: InnerSolver, steps: int) -> InnerSolver:
+    """Return the same solver with a fixed number of steps."""
+    return replace(cast(Iteration, solver), steps=steps, tolerance=None)
 
 
 class ProximalLearner(Learner):
@@ -147,7 +153,7 @@ class ProximalLearner(Learner):
     @torch.no_grad()
     def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
         """Return phi_0, without a graph; `inner_steps` replaces the solver's own number (and its tolerance)."""
-        solver = self.solver if inner_steps is None else replace(self.solver, steps=inner_steps, tolerance=None)
+        solver = self.solver if inner_steps is None else with_steps(self.solver, inner_steps)
         loss = self.loss_on(support)
         unperturbed = LossFunctions(loss, query=loss)  # nu = 0: the query loss is never asked for
         return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, solver).phi)

@@ -98,12 +98,13 @@ class RKMAML(Learner):
             raise ValueError(f"tasks_at_once={tasks_at_once}: mean stages need the whole meta-batch; leave it None")
         if (inner_lr is None) == (step is None):
             raise ValueError(f"inner_lr={inner_lr}, step={step}: give one, inner_lr (untied) or step (tied)")
-        self.q21 = tableau.a[1][0] if tableau.stages > 1 else None
-        if self.q21 == 0 or (self.q21 is None and step is not None):
+        q21 = tableau.a[1][0] if tableau.stages > 1 else None
+        if q21 == 0 or (q21 is None and step is not None):
             raise ValueError(f"tableau={tableau.name!r} has no q_21 that would make step an inner rate; give inner_lr")
         if inner_lr is None:
+            assert step is not None and q21 is not None, "refused above"
             positive("step", step)
-            inner_lr = float(self.q21) * step
+            inner_lr = float(q21) * step
         positive("inner_lr", inner_lr)
         self.tableau, self.inner_lr, self.order, self.stages = tableau, inner_lr, order, stages
         self.inner_steps = inner_steps
@@ -127,7 +128,7 @@ class RKMAML(Learner):
             point = points[-1] if goes_on else theta
             for q, k in list(zip(row, slopes, strict=True))[len(last) if goes_on else 0 :]:
                 if q:  # s q_jl = alpha q_jl / q_21: exactly alpha along the second stage, so a_2 = 1 is MAML bit by bit
-                    point = trees.axpy(-self.inner_lr * float(q / self.q21), k, point)
+                    point = trees.axpy(-self.inner_lr * float(q / self.tableau.a[1][0]), k, point)
             points.append(point)
         return points
 

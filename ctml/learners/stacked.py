@@ -8,6 +8,7 @@ the norm) is not.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def stack(learners: Sequence[Learner]) -> "Stacked":
     switch = getattr(first, "switch", None)
     if switch is not None and (switch.joint_norm is not None or switch.inner_norm is not None):
         raise ValueError(f"switch={switch}: a norm switches each run at its own time; stack with at_most alone")
-    stacked = copy.deepcopy(first)
+    stacked: Any = copy.deepcopy(first)  # a Stacked from its new class on
     for parameter, *copies in zip(*(m.parameters() for m in (stacked, *learners)), strict=True):
         parameter.data = torch.stack([c.detach() for c in copies])
     stacked.__class__ = type(f"Stacked{type(first).__name__}", (Stacked, type(first)), {})
@@ -78,7 +79,8 @@ class Stacked(Learner):
         """Fill `.grad` with each run's own meta-gradient, the mean over its tasks."""
         losses = super().meta_gradient(batch)
         for parameter in self.parameters():  # the mean over all tasks holds each run's gradient 1/runs times
-            parameter.grad *= self.runs
+            if parameter.grad is not None:
+                parameter.grad *= self.runs
         return losses
 
     def accumulate(self, gradients: Params, weight: float) -> None:

@@ -8,6 +8,8 @@ a convolution per task is a grouped convolution and statistics per task are thos
 `unstack` gives back is a view, and so is `stack` of that: between layers nothing is copied.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -53,7 +55,7 @@ def _next_faces(face, ctx, u):
     return tuple(gradients)
 
 
-def _channels_last(*tensors):
+def _channels_last(*tensors) -> list[Any]:
     # One operand in the other order would send the result, and all that follows, the slow way.
     return [t if t is None else t.contiguous(memory_format=torch.channels_last) for t in tensors]
 
@@ -63,7 +65,8 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(x, w, g, where, shape, options):
-        return _face(*_channels_last(x, w, g), shape, options)
+        x, w, g = _channels_last(x, w, g)
+        return _face(x, w, g, shape, options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -90,6 +93,7 @@ class _PooledConvolution(Function):
         for few in _few(where, size):
             at = where[few].long()
             if g is None:
+                assert x is not None, "one slot is open at a time"
                 z = F.conv2d(x[few], w, **options)
                 picked = z.permute(0, 2, 3, 1).flatten(1, 2).gather(1, at)
                 parts.append(picked.unflatten(1, (size[0] // 2, size[1] // 2)).permute(0, 3, 1, 2))

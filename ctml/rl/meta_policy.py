@@ -174,7 +174,7 @@ class MetaPolicy:
     def _shared(self, theta: Tensor) -> Params:
         return trees.unflatten(theta, dict(self.policy.named_parameters()))
 
-    def _moved(self, params: Params, row: Sequence[Fraction], slopes: Sequence[Params]) -> Params:
+    def _moved(self, params: Params, row: Sequence[Fraction | int], slopes: Sequence[Params]) -> Params:
         for q, k in zip(row, slopes, strict=True):
             if q:
                 params = trees.axpy(-self.inner_lr * float(q / self.tableau.a[1][0]), k, params)

@@ -12,6 +12,7 @@ Needs the extra `pip install "ctml[rl]"`; nothing else in ctml imports it.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ctml.rl.environments import Moved
 
 try:
     import gymnasium
-    import mujoco
+    from mujoco import MjData  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
     from mujoco.rollout import Rollout
 except ImportError as missing:
     raise ImportError('half-cheetah and ant need MuJoCo and Gymnasium: pip install "ctml[rl]"') from missing
@@ -81,7 +82,7 @@ class Locomotion:
         at_least("horizon", horizon, 1)
         threads = threads or os.cpu_count() or 1
         self.body, self.goal, self.horizon = BODIES[body], goal, horizon
-        made = gymnasium.make(self.body.environment, **self.body.options).unwrapped
+        made: Any = gymnasium.make(self.body.environment, **self.body.options).unwrapped
         self.model, self.frame_skip, self.dt = made.model, made.frame_skip, made.dt
         self.noise: float = made._reset_noise_scale
         self.rest = torch.from_numpy(np.concatenate([made.init_qpos, made.init_qvel]))
@@ -90,7 +91,7 @@ class Locomotion:
         self.observations = self.positions + self.model.nv - self.body.hidden_positions
         self._limits = torch.from_numpy(self.model.actuator_ctrlrange.astype(np.float32)).unbind(-1)
         self._rollout = Rollout(nthread=threads)
-        self._data = [mujoco.MjData(self.model) for _ in range(threads)]
+        self._data = [MjData(self.model) for _ in range(threads)]
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 1"]:
         """Draw goal velocities (m/s), or directions: forward for every other task, so that both occur equally often."""
@@ -117,7 +118,7 @@ class Locomotion:
         flat = self._state.flatten(0, 1).numpy()
         clock = np.zeros((len(flat), 1))  # MuJoCo's full state begins with the time, which nothing here depends on
         held = np.repeat(actions.flatten(0, 1).double().numpy()[:, None], self.frame_skip, axis=1)
-        states, _ = self._rollout.rollout(self.model, self._data, np.concatenate([clock, flat], 1), held)
+        states = np.asarray(self._rollout.rollout(self.model, self._data, np.concatenate([clock, flat], 1), held)[0])
         self._state = torch.from_numpy(states[:, -1, 1 : 1 + flat.shape[1]].reshape(self._state.shape))
         velocity = ((self._state[..., 0] - before) / self.dt).float()
         run = self._goals * velocity if self.goal == "direction" else -(velocity - self._goals).abs()

@@ -25,6 +25,7 @@ from ctml.theory.rates import Rate, power
 Estimator = Callable[..., Estimate]
 
 
+@dataclass(frozen=True)
 class _Suite:
     """What all problems share: picking tasks by index."""
 

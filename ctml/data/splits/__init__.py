@@ -5,4 +5,4 @@ from importlib.resources import files
 
 def class_names(dataset: str, split: str) -> list[str]:
     """Return the classes of a split in alphabetical order."""
-    return files(__package__).joinpath(f"{dataset}_{split}.txt").read_text(encoding="ascii").split()
+    return files(__name__).joinpath(f"{dataset}_{split}.txt").read_text(encoding="ascii").split()

@@ -51,13 +51,13 @@ def discrete_adjoint(
 def _last_first(flow: ReducedFlow, path: Path, tableau: Tableau) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the steps in groups, last group first: states before the steps and step sizes."""
     at_once = max(1, STAGES_AT_ONCE // tableau.stages)
+    kept = path.states
+    assert kept is not None, "the adjoint needs a path that was recorded"
     # A full record is one segment; between checkpoints each segment is run again from its checkpoint.
     length = path.stride if path.stride > 1 else len(path.sizes)
     for begin in reversed(range(0, len(path.sizes), length)):
         sizes = path.sizes[begin : begin + length]
-        states = path.states
-        if path.stride > 1:
-            states = replay(flow.slope, path.states[begin // path.stride], sizes, tableau)
+        states = replay(flow.slope, kept[begin // path.stride], sizes, tableau) if path.stride > 1 else kept
         for first in reversed(range(0, len(sizes), at_once)):
             yield states[first : first + at_once], sizes[first : first + at_once]
 

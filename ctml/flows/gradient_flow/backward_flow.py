@@ -10,6 +10,8 @@ ascent, and any error grows like exp(lambda_max T). The answer is wrong as soon 
 tolerance is not small, and nothing in the method notices.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,7 +46,7 @@ def backward_flow(
     start = final.new_zeros(n_tasks, sum(parts))
     start[:, :of_sigma] = final.flatten(1)
     start[:, of_sigma : 2 * of_sigma] = cotangent.flatten(1)
-    watched = {}
+    watched: dict[str, Any] = {}
     if isinstance(solver, Adaptive):
         # sigma and lambda are watched, each to its own scale; the two integrals follow.
         size_of_adjoint = cotangent.abs().amax((1, 2)).clamp(min=torch.finfo(final.dtype).tiny)

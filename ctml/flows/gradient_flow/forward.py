@@ -18,6 +18,8 @@ At the end, with V = dLoss/dW(T) and P = Phi V^T, the projections C = sum_i P_i 
     dLoss/dW_0 = V - C^T Phi,     dLoss/dPhi = -(s V + C W_0 + D Phi),     dLoss/dT = -<V, dL/dW(T)>
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -95,7 +97,7 @@ class ForwardMode(torch.autograd.Function):
         """Integrate (s, B, z) together."""
         system = Sensitivities(features, targets, head, horizon, weights, link)
         start = features.new_zeros(system.tasks, system.numbers)
-        watched = {}
+        watched: dict[str, Any] = {}
         if isinstance(solver, Adaptive):
             atol = torch.full_like(start, torch.inf)
             atol[:, : system.of_s] = solver.atol

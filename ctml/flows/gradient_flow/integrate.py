@@ -200,7 +200,9 @@ def _adapt(
     tau = torch.zeros_like(size)
     as_state = (-1, *[1] * (y.dim() - 1))
     watched = torch.isfinite(torch.as_tensor(atol)).expand_as(y).flatten(1).sum(1).clamp(min=1).to(y.dtype)
-    exponent = -1 / (solver.tableau.embedded_order + 1)
+    order = solver.tableau.embedded_order
+    assert order is not None, "Adaptive takes no tableau without embedded weights"
+    exponent = -1 / (order + 1)
     sizes = []
     for _ in range(solver.max_steps):
         left = 1 - tau
