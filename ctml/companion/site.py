@@ -40,7 +40,7 @@ def _index(project: Project, results: dict[str, list[Published]]) -> str:
     # the README shows the same tables; here they stand once, beside the pictures
     title, _, rest = text.partition("\n")
     opening = rest.partition("\n## ")[0]
-    parts = [f"<h1>{html.escape(title.lstrip('# '))}</h1>", _markdown(_without_pictures(opening))]
+    parts = [f"<h1>{html.escape(title.lstrip('# '))}</h1>", _markdown(_opening(opening))]
     for preset, group in results.items():
         if group:
             parts.append(f'<h2 id="{preset}">Results at preset {preset}</h2>')
@@ -107,8 +107,18 @@ def _coloured(table: str) -> str:
     return table
 
 
-def _without_pictures(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith(("![", "<img", "[![")))
+def _opening(text: str) -> str:
+    """Return the README's opening without its pictures, and with only the links that lead to pages of the site."""
+
+    def link(match: re.Match[str]) -> str:
+        words, target = match.groups()
+        page = re.fullmatch(r"results/(\w+)/(.+)/\w+\.ipynb", target)
+        if page:
+            return f"[{words}]({page[1]}/{page[2]}.html)"
+        return match[0] if target.startswith("http") else words
+
+    blocks = [block for block in text.split("\n\n") if "![" not in block and "<img" not in block]
+    return re.sub(r"\[([^]]+)\]\(([^)]+)\)", link, "\n\n".join(blocks))
 
 
 def _page(title: str, body: str) -> str:

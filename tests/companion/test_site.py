@@ -56,7 +56,10 @@ def project(root: Path) -> Project:
     (folder / "figures" / "errors.svg").write_text('<?xml version="1.0"?><svg width="10"></svg>')
     cells = [nbformat.v4.new_markdown_cell(r"# The line" + "\n\n" + r"$\theta_i$"), nbformat.v4.new_code_cell("1 + 1")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_line.ipynb")
-    (root / "README.md").write_text("# All of it\n\nIn short.\n\n## Commands\n\nnot on the site\n")
+    opening = (
+        "In short.\n\n![a](b.png)\n\nSee [run](results/quick/demo/01_line/01_line.ipynb) in [code](notebooks/demo)."
+    )
+    (root / "README.md").write_text(f"# All of it\n\n{opening}\n\n## Commands\n\nnot on the site\n")
     return Project(root)
 
 
@@ -68,6 +71,7 @@ def test_the_site_stands_alone(project: Project) -> None:
     assert '<strong class="good">reproduced</strong>' in page
     assert 'aria-label="An &quot;error&quot;."' in page and '<svg width="10">' in page
     assert "<h1>All of it</h1>" in page and "In short." in page and "not on the site" not in page
+    assert '<a href="quick/demo/01_line.html">run</a> in code' in page and "<img" not in page
     assert "<msub>" in notebook and 'href="../../index.html"' in notebook
     for text in (page, notebook):
         assert "<script" not in text
