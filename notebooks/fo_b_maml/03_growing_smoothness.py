@@ -254,7 +254,7 @@ for ax, start in zip(axes, STARTS, strict=True):
         ylim=(1, 1.5 * config.descent_steps),
     )
 axes[0].set_ylabel(r"steps until $|F'|<10^{-3}$")
-axes[0].legend(loc="lower left")
+axes[-1].legend(loc="lower left")
 study.figure(
     fig,
     "bounded_steps",
