@@ -10,8 +10,8 @@ in Finn, Abbeel, Levine 2017, section 5.3. Gymnasium steps one body per call; he
 Needs the extra `pip install "ctml[rl]"`; nothing else in ctml imports it.
 """
 
-import os
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from ctml.rl.environments import Moved
 
 try:
     import gymnasium
-    from mujoco import MjData  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
     from mujoco.rollout import Rollout
+
+    mujoco: Any = import_module("mujoco")  # compiled, without stubs
 except ImportError as missing:
     raise ImportError('half-cheetah and ant need MuJoCo and Gymnasium: pip install "ctml[rl]"') from missing
 
@@ -68,7 +69,7 @@ class Locomotion:
         body: "half_cheetah" or "ant".
         goal: "velocity" or "direction".
         horizon: steps of a trajectory.
-        threads: of MuJoCo; None takes all processors.
+        threads: of MuJoCo; None takes as many as torch, so that parallel runs do not crowd each other out.
 
     Raises:
         ValueError: an unknown body or goal.
@@ -80,9 +81,9 @@ class Locomotion:
         if goal not in GOALS:
             raise ValueError(f"goal={goal!r}: must be one of {', '.join(GOALS)}")
         at_least("horizon", horizon, 1)
-        threads = threads or os.cpu_count() or 1
+        threads = threads or torch.get_num_threads()
         self.body, self.goal, self.horizon = BODIES[body], goal, horizon
-        made: Any = gymnasium.make(self.body.environment, **self.body.options).unwrapped
+        made = gymnasium_body(self.body)
         self.model, self.frame_skip, self.dt = made.model, made.frame_skip, made.dt
         self.noise: float = made._reset_noise_scale
         self.rest = torch.from_numpy(np.concatenate([made.init_qpos, made.init_qvel]))
@@ -91,7 +92,7 @@ class Locomotion:
         self.observations = self.positions + self.model.nv - self.body.hidden_positions
         self._limits = torch.from_numpy(self.model.actuator_ctrlrange.astype(np.float32)).unbind(-1)
         self._rollout = Rollout(nthread=threads)
-        self._data = [MjData(self.model) for _ in range(threads)]
+        self._data = [mujoco.MjData(self.model) for _ in range(threads)]
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 1"]:
         """Draw goal velocities (m/s), or directions: forward for every other task, so that both occur equally often."""
@@ -134,3 +135,13 @@ class Locomotion:
             return sound
         low, high = self.body.height
         return sound & (self._state[..., 2] >= low) & (self._state[..., 2] <= high)
+
+
+def gymnasium_body(body: Body) -> Any:
+    """Return Gymnasium's own environment; keep back what MuJoCo writes, to a file too, about its old model file."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        return gymnasium.make(body.environment, **body.options).unwrapped
+    finally:
+        mujoco.set_mju_user_warning(before)
