@@ -64,14 +64,18 @@ def test_adaptive_error_follows_the_tolerance():
         assert error < 10 * rtol
 
 
-def test_zero_horizon_returns_the_initial_head_with_its_exact_gradients():
-    features, labels, head, _ = problem()
-    head, horizon = head.requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
-    for method in ("adjoint", "forward", "unrolled", "backward_flow"):
-        adapted = adapt_head(features, labels, head, horizon, method=method)
-        assert torch.equal(adapted, head.expand(2, 3, 4))
-        d_head, d_horizon = torch.autograd.grad(adapted.sum(), (head, horizon))
+@pytest.mark.parametrize("solver", [Adaptive(), FixedSteps(3, RK4)], ids=["adaptive", "fixed"])
+@pytest.mark.parametrize("method", ["adjoint", "forward", "unrolled", "backward_flow"])
+def test_zero_horizon_returns_the_initial_head_with_its_exact_gradients(method, solver):
+    leaves = features, labels, head, horizon = problem(horizon=0.0)
+    for leaf in (features, head, horizon):
+        leaf.requires_grad_()
+    adapted = adapt_head(*leaves, method=method, solver=solver)
+    assert torch.equal(adapted, head.expand(2, 3, 4))
+    d_features, d_head, d_horizon = torch.autograd.grad(adapted.sum(), (features, head, horizon))
+    with torch.no_grad():
         residual = (features @ head.mT).softmax(-1) - F.one_hot(labels, 3)
+        assert torch.equal(d_features, torch.zeros_like(features))
         assert torch.equal(d_head, torch.full_like(head, 2.0))
         assert torch.allclose(d_horizon, -(residual.mT @ features / 5).sum())
 

@@ -44,12 +44,17 @@ def test_finite_differences_of_the_flow(method, loss):
     assert torch.autograd.gradcheck(lambda f, h, t: adapt_head(f, labels, h, t, **options), inputs)
 
 
-def test_finite_differences_in_the_weights_of_examples():
+@pytest.mark.parametrize(
+    "options",
+    [{"solver": FixedSteps(3, RK4)}, {"solver": FixedSteps(3, RK4), "method": "unrolled"},
+     {"solver": ClosedForm(), "loss": "squared"}],
+    ids=["adjoint", "unrolled", "closed form"],
+)  # fmt: skip
+def test_finite_differences_in_the_weights_of_examples(options):
     features, labels, head, horizon = problem(tasks=2, support=3, ways=2, d=3)
     weights = torch.rand(2, 3, generator=ctml.generator(0, "weights"), dtype=torch.float64, requires_grad=True)
-    solver = FixedSteps(3, RK4)
     assert torch.autograd.gradcheck(
-        lambda w: adapt_head(features, labels, head, horizon, weights=w, solver=solver), [weights]
+        lambda w: adapt_head(features, labels, head, horizon, weights=w, **options), [weights]
     )
 
 
@@ -80,6 +85,34 @@ def test_forward_mode_is_the_adjoint(loss, support, d):
         forward = meta_gradients(adapt(loss=loss, solver=solver, method="forward"), given)
         assert worst(forward[:3], adjoint[:3]) < 1e-12
         assert worst(forward[3:], adjoint[3:]) < 30 * rtol
+
+
+@pytest.mark.parametrize("support, d", SHAPES, ids=["support < d", "support > d"])
+def test_long_horizons_stay_exact(support, d):
+    """At T = 1e4, and where the flow comes to rest (support > d): derivative of its steps, and close to the flow's own.
+
+    Steps beyond the method's stable interval would leave the path as it is and multiply its derivative by 1e90.
+    """
+    given = problem(tasks=2, support=support, d=d, horizon=1e4)
+    adjoint, forward, expected = (meta_gradients(adapt(method=m), given) for m in ("adjoint", "forward", "unrolled"))
+    assert worst(adjoint[:3], expected[:3]) < 1e-10
+    assert worst(forward[:3], expected[:3]) < 1e-9
+    assert worst(adjoint[:3], meta_gradients(adapt(solver=Adaptive(1e-9, 1e-10)), given)[:3]) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["adjoint", "forward", "unrolled"])
+def test_one_task_is_a_batch_of_tasks(method):
+    """A task's part of the meta-gradient does not depend on its neighbours, though each takes its own steps."""
+    given = problem(tasks=3)
+    scale = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)[:, None, None]
+    given = given._replace(features=given.features * scale)
+    _, d_features, d_head, d_horizon = meta_gradients(adapt(method=method), given)
+    alone = [
+        meta_gradients(adapt(method=method), given._replace(features=f[None], labels=y[None]))
+        for f, y in zip(given.features, given.labels, strict=True)
+    ]
+    assert worst([torch.cat([one[1] for one in alone])], [d_features]) < 1e-10
+    assert worst([sum(one[2] for one in alone), sum(one[3] for one in alone)], [d_head, d_horizon]) < 1e-9
 
 
 @pytest.mark.parametrize("support, d", SHAPES, ids=["support < d", "support > d"])

@@ -49,3 +49,19 @@ def stage_rows(
 def stages_in_step(tableau: Tableau) -> int:
     """Return the number of stages that shape the step: a last stage at the new point belongs to the next one."""
     return tableau.stages - tableau.first_same_as_last
+
+
+@cache
+def stable_reach(tableau: Tableau) -> float:
+    """Return the largest z up to which |R(-x)| <= 1 for all 0 < x <= z: how far h lambda may go where a flow contracts.
+
+    R(x) = 1 + sum_k (b . A^(k-1) 1) x^k is what a step multiplies the solution of y' = x y with.
+    """
+    power, terms = [1.0] * tableau.stages, [1.0]
+    for _ in range(tableau.stages):
+        terms.append(sum(float(b) * p for b, p in zip(tableau.b, power, strict=True)))
+        power = [sum(float(a) * p for a, p in zip(row, power, strict=False)) for row in tableau.a]
+    x = torch.arange(1, 5001, dtype=torch.float64) / 100
+    factor = sum(term * (-x) ** k for k, term in enumerate(terms))
+    outside = (torch.as_tensor(factor).abs() > 1 + 1e-12).nonzero()
+    return float(x[outside[0, 0] - 1]) if len(outside) and outside[0, 0] > 0 else 0.0

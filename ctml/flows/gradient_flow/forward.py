@@ -81,6 +81,13 @@ class Sensitivities:
         rate = (self.horizon * self.weights.T).T[..., None] * self.gram
         return 1 / rate.flatten(1).norm(dim=1).clamp(min=1)
 
+    def jacobian(self, state: Tensor, _: Tensor, v: Tensor) -> Float[Tensor, "tasks s"]:
+        """Return T A G v, minus the derivative of the slope of s; of `v` only the part of s counts."""
+        s, _ = self.split(state)
+        logits = self.gram @ v[:, : self.of_s].view_as(s)
+        pulled = self.link.pull_back(logits.mT.contiguous(), self.residual(s)[1].mT.contiguous()).mT
+        return ((self.horizon[:, None] * self.weights)[..., None] * pulled).flatten(1)
+
     def curvature(self, predicted: Float[Tensor, "tasks support ways"]) -> Float[Tensor, "tasks support ways ways"]:
         """Return T A_i, one N x N matrix per example."""
         columns = predicted[..., None].expand(*predicted.shape, self.ways)
@@ -101,7 +108,7 @@ class ForwardMode(torch.autograd.Function):
         if isinstance(solver, Adaptive):
             atol = torch.full_like(start, torch.inf)
             atol[:, : system.of_s] = solver.atol
-            watched = {"atol": atol, "first_step": system.safe_step()}
+            watched = {"atol": atol, "first_step": system.safe_step(), "jacobian": system.jacobian}
         s, sensitivities = system.split(integrate(system.slope, start, solver, **watched).final)
         velocity, _ = system.residual(s)
         ctx.save_for_backward(features, head, s, sensitivities, velocity)

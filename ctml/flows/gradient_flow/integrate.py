@@ -5,6 +5,11 @@ r"""Explicit Runge-Kutta integration of a batch of tasks over tau in [0, 1], out
 Every task has its own step size. A step size of zero leaves a task where it is: that is what a rejected step and a
 finished task are, so a recorded path is a plain list of steps that replays and differentiates without special cases.
 
+Near rest the error of a step is small however large the step, and a controller that sees the error alone walks beyond
+the method's stable interval. The path survives that, since steps that begin to err are rejected; its derivative does
+not: each such step multiplies it by |R(-h lambda)| > 1. So adaptive steps are also bounded by h lambda <= reach, where
+lambda, the fastest rate of contraction, is followed by one step of the power method per accepted step.
+
 Speed: a stage is the combination above, one small product over the tasks, and the slope, written in place; there is no
 autograd, no allocation and no Python loop over tasks.
 """
@@ -16,12 +21,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ctml.flows.gradient_flow.coefficients import stages_in_step, step_matrix
+from ctml.flows.gradient_flow.coefficients import stable_reach, stages_in_step, step_matrix
 from ctml.flows.gradient_flow.trajectory import Trajectory
 from ctml.flows.tableaus import DORMAND_PRINCE, RK4, Tableau
 
 Slope = Callable[[Tensor, Tensor], None]
 """slope(y, out) writes dy/dtau of `(tasks, ...)` into out."""
+Jacobian = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""jacobian(y, slope, v) returns the derivative of the slope in direction v, up to its sign, given both at y."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ def integrate(
     record: str = "none",
     atol: Float[Tensor, "tasks *state"] | float | None = None,
     first_step: Float[Tensor, " tasks"] | None = None,
+    jacobian: Jacobian | None = None,
 ) -> Path:
     """Integrate dy/dtau = slope(y) from tau = 0 to 1.
 
@@ -162,6 +170,7 @@ def integrate(
         record: "all" states before each step, "sqrt" of them (about the square root of their number), or "none".
         atol: absolute tolerance of each number of y instead of `solver.atol`; infinite: not watched at all.
         first_step: first adaptive step size of each task.
+        jacobian: of a contracting flow: keeps adaptive steps where the method is stable.
 
     Raises:
         RuntimeError: if adaptive steps give up (`max_steps`).
@@ -178,7 +187,7 @@ def integrate(
     else:
         atol = solver.atol if atol is None else atol
         first_step = start.new_full((len(start),), 1e-2) if first_step is None else first_step
-        sizes = _adapt(stepper, solver, trajectory, atol, first_step)
+        sizes = _adapt(stepper, solver, trajectory, atol, first_step, jacobian)
     return Path(stepper.y.clone(), sizes, trajectory.states(), trajectory.stride, stepper.evaluations)
 
 
@@ -186,6 +195,8 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 """Limits on how a step size changes (Hairer, Norsett, Wanner, Solving ODEs I, section II.4)."""
 SLIVER = 1e-6
 """A rest of the horizon, relative to the step, that is not worth a step of its own."""
+WITHIN = 0.9
+"""Part of the stable interval that steps use: the power method comes to lambda from below."""
 
 
 def _adapt(
@@ -194,16 +205,18 @@ def _adapt(
     trajectory: Trajectory,
     atol: Float[Tensor, "tasks *state"] | float,
     size: Float[Tensor, " tasks"],
+    jacobian: Jacobian | None,
 ) -> Float[Tensor, "steps tasks"]:
     """Step to tau = 1 with a step size per task; return the accepted sizes."""
     y, new = stepper.y, stepper.new
     tau = torch.zeros_like(size)
     as_state = (-1, *[1] * (y.dim() - 1))
-    watched = torch.isfinite(torch.as_tensor(atol)).expand_as(y).flatten(1).sum(1).clamp(min=1).to(y.dtype)
+    root_watched = torch.isfinite(torch.as_tensor(atol)).expand_as(y).flatten(1).sum(1).clamp(min=1).to(y.dtype).sqrt()
     order = solver.tableau.embedded_order
     assert order is not None, "Adaptive takes no tableau without embedded weights"
     exponent = -1 / (order + 1)
     sizes = []
+    reach, largest, direction = WITHIN * stable_reach(solver.tableau), torch.full_like(size, torch.inf), None
     for _ in range(solver.max_steps):
         left = 1 - tau
         size = torch.where(size * (1 + SLIVER) >= left, left, size)
@@ -211,7 +224,7 @@ def _adapt(
         stepper.attempt()
         scale = torch.maximum(y.abs(), new.abs()).mul_(solver.rtol).add_(atol)
         scaled = torch.div(stepper.estimate(), scale, out=scale).flatten(1)
-        error = torch.linalg.vector_norm(scaled, dim=1).square_().div_(watched).sqrt_()
+        error = torch.linalg.vector_norm(scaled, dim=1).div_(root_watched)
         error.nan_to_num_(nan=torch.inf).clamp_(min=1e-10)
         accepted = error <= 1
         if accepted.any():
@@ -222,11 +235,21 @@ def _adapt(
             tau = tau + taken
             if tau.min() > 1 - SLIVER:
                 return torch.stack(sizes)
-        size = size * (SAFETY * error**exponent).clamp_(SHRINK, GROW)
+            if jacobian is not None:
+                direction = _unit(stepper.first)[0] if direction is None else direction
+                direction, rate = _unit(jacobian(y, stepper.first, direction))
+                largest = reach / rate
+        size = torch.minimum(size * (SAFETY * error**exponent).clamp_(SHRINK, GROW), largest)
     raise RuntimeError(
         f"max_steps={solver.max_steps}: the flow is at {float(tau.min()):.3g} of its horizon; shorten the horizon, "
         f"scale the features down, loosen rtol={solver.rtol}, or raise max_steps"
     )
+
+
+def _unit(v: Float[Tensor, "tasks *state"]) -> tuple[Float[Tensor, "tasks *state"], Float[Tensor, " tasks"]]:
+    """Return each task's v scaled to length 1 (or zero), and its length."""
+    length = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return v / length.clamp(min=torch.finfo(v.dtype).tiny).view(-1, *[1] * (v.dim() - 1)), length
 
 
 def replay(

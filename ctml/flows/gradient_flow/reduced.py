@@ -66,14 +66,17 @@ class ReducedFlow:
         self.link.predict(out, out=out)
         out.sub_(self.targets)
 
+    def jacobian(self, sigma: Tensor, slope: Tensor, v: Tensor) -> Float[Tensor, "tasks ways support"]:
+        """Return dlink(L_0 - H sigma) H v, where `slope` is that at sigma: minus the derivative of the slope."""
+        return self.link.pull_back(v @ self.matrix, slope + self.targets)
+
     def solve(self, solver: Solver, record: str = "none") -> Path:
         """Integrate sigma from 0 over the whole horizon (`record`: states to keep, see `integrate`)."""
         start = torch.zeros_like(self.logits)
         if isinstance(solver, FixedSteps):
             return integrate(self.slope, start, solver, record=record)
-        return integrate(
-            self.slope, start, solver, record=record, atol=self.tolerance(solver.atol), first_step=self.safe_step()
-        )
+        watched = {"atol": self.tolerance(solver.atol), "first_step": self.safe_step(), "jacobian": self.jacobian}
+        return integrate(self.slope, start, solver, record=record, **watched)
 
     def tolerance(self, atol: float) -> Float[Tensor, "tasks ways support"]:
         """Return the absolute tolerance of sigma that stands for `atol` in s; infinite where s cannot move."""
