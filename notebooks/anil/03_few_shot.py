@@ -94,7 +94,7 @@ class Config:
     shots: int = 5
     queries: int = 5
     ridge: float = 0.1  # mu of the strongly convex case
-    photographs: str = "natural32.zip"  # class folders below the data home, if there are such
+    photographs: str = "photographs"  # folder (or zip) of class folders below the data home, if there is one
 
 
 PRESETS = {
