@@ -1,28 +1,34 @@
 """Time exact meta-gradients of the head's gradient flow: adjoint against forward mode and plain autograd.
 
-    python benchmarks/gradient_flow.py [--threads 2] [--repeats 5] [--out benchmarks/gradient_flow.csv]
+    python benchmarks/gradient_flow.py                 some minutes; writes results/benchmark/gradient_flow_*.csv, .json
+    python benchmarks/gradient_flow.py --repeats 1 --out .build/benchmark              a quick look
 
 Three tables, float32 unless said otherwise, 5-way 5-shot, median of `repeats` runs that alternate between the methods:
 
-    methods  one meta-gradient (Phi, W_0 and T) for horizons worth 50 to 10,000 gradient steps at rate 0.01
+    methods  one meta-gradient (Phi, W_0 and T) for horizons worth 50 to 10,000 gradient steps at rate 0.01. The solver
+             with fixed steps is the like-for-like comparison; adaptive steps are so few that part of the adjoint's
+             time is what every method pays, the products with the embeddings (`embeddings_ms`)
     batch    16 tasks at once, 640 unit-norm features, rtol 1e-5, T = 0.1 to 1000, with the accepted steps, and how far
-             a step is from the time of its matrix products alone
-    memory   most memory held at a time, per step, in units of one state (support x ways numbers)
+             a further step is from the time of its matrix products alone
+    memory   most memory held at a time; what each further step adds, in units of one state (support x ways numbers)
 
 Machines differ and neighbours disturb: read the ratios.
 """
 
 import argparse
 import csv
+import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctml.companion import manifest
 from ctml.flows import Adaptive, FixedSteps, adapt_head
 from ctml.flows.gradient_flow import LINKS, ReducedFlow
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4
@@ -69,6 +75,20 @@ def milliseconds(works: dict[str, Callable[[], None]], repeats: int) -> dict[str
     return {name: median(t) for name, t in times.items()}
 
 
+def products_with_embeddings(given: tuple[Tensor, Tensor, Tensor, Tensor]) -> Callable[[], None]:
+    """Return what any method does at least, whatever its steps: Gram matrix, logits, W(T), and their transposes."""
+    features, _, head, cotangent = given
+    s = features.new_zeros(len(features), SUPPORT, WAYS)
+
+    def work() -> None:
+        gram, logits = features @ features.mT, features @ head.mT
+        torch.baddbmm(head, s.mT, features)  # W(T)
+        torch.baddbmm(cotangent, logits.mT, features)  # dW_0
+        (gram @ features).baddbmm_(logits, head.expand_as(cotangent)).baddbmm_(s, cotangent)  # dPhi
+
+    return work
+
+
 def methods(repeats: int):
     """Yield rows of adjoint, forward and unrolled."""
     fixed = ("RK4, 400 steps", FixedSteps(400, RK4), torch.float64)
@@ -83,9 +103,8 @@ def methods(repeats: int):
                         method: meta_gradient(given, RATE * steps, solver=solver, method=method)
                         for method in ("adjoint", "forward", "unrolled")
                     }
-                    t = milliseconds(each, repeats)
+                    t = milliseconds(each | {"embeddings": products_with_embeddings(given)}, repeats)
                     yield {
-                        "table": "methods",
                         "solver": name,
                         "d": d,
                         "tasks": n_tasks,
@@ -101,6 +120,7 @@ def batch(repeats: int):
     features, labels, head, _ = given = problem(n_tasks, 640, unit_norm=True, dtype=torch.float32)
     targets = F.one_hot(labels, WAYS).float()
     weights = features.new_full((n_tasks, SUPPORT), 1 / SUPPORT)
+    least = None
     for horizon in (0.1, 1.0, 10.0, 100.0, 1000.0):
         heads = head.expand(n_tasks, -1, -1)
         flow = ReducedFlow.of_head(
@@ -115,14 +135,16 @@ def batch(repeats: int):
                 torch.bmm(state, flow.matrix)
 
         t = milliseconds({"all": meta_gradient(given, horizon, solver=solver), "products": products}, repeats)
+        least = least or (t["all"], len(path.sizes))
+        further = len(path.sizes) - least[1]
+        per_step = (t["all"] - least[0]) / further if further else None
         yield {
-            "table": "batch",
             "horizon": horizon,
             "tasks": n_tasks,
             "steps": len(path.sizes),
             "evaluations": path.evaluations,
             "meta_gradient_ms": round(t["all"], 2),
-            "step_ms": round(t["all"] / len(path.sizes), 3),
+            "further_step_ms": round(per_step, 3) if per_step else "",
             "products_of_a_step_ms": round(t["products"], 3),
         }
 
@@ -137,15 +159,16 @@ def memory():
         "forward": {"method": "forward"},
         "unrolled": {"method": "unrolled"},
     }.items():
-        for steps in (1000, 10_000):
-            peak = peak_bytes(meta_gradient(given, 1.0, solver=FixedSteps(steps, EULER), **options))
-            kilobytes = round(peak / 1024, 1)
+        works = {
+            steps: meta_gradient(given, 1.0, solver=FixedSteps(steps, EULER), **options) for steps in (1000, 10_000)
+        }
+        few, many = (peak_bytes(work) for work in works.values())
+        for steps, peak in zip(works, (few, many), strict=True):
             yield {
-                "table": "memory",
                 "method": name,
                 "steps": steps,
-                "peak_kib": kilobytes,
-                "states_per_step": round(peak / one_state / steps, 2),
+                "peak_kib": round(peak / 1024, 1),
+                "states_a_further_step": round((many - few) / one_state / 9000, 3),
             }
 
 
@@ -153,21 +176,33 @@ def main() -> None:
     """Run all tables and print them; write them to a file if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=argparse.FileType("w"), default=None, help="CSV file, one row a measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.repeats} repeats", file=sys.stderr)
-    rows = []
-    for table in (batch(arguments.repeats), memory(), methods(arguments.repeats)):
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, table in (
+        ("batch", batch(arguments.repeats)),
+        ("memory", memory()),
+        ("methods", methods(arguments.repeats)),
+    ):
+        rows = []
         for row in table:
-            rows.append({"threads": arguments.threads, **row})
-            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    if arguments.out:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(arguments.out, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+            rows.append(row)
+            print(f"{name}:  " + "  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        with (arguments.out / f"gradient_flow_{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    about = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "hardware": manifest.hardware(),
+        "versions": {name: manifest.versions()[name] for name in ("python", "torch")},
+        "threads": arguments.threads,
+        "repeats": arguments.repeats,
+    }
+    (arguments.out / "gradient_flow.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":
