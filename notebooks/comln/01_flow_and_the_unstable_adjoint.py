@@ -312,9 +312,8 @@ for ax, (loss, title) in zip(axes, LOSSES.items(), strict=True):
         shown = errors[(errors.loss == loss) & (errors.method == method)].groupby("horizon")["error"]
         # Beyond 10 a gradient has nothing right in it any more.
         middle, low, high = (stat.clip(1e-16, 10) for stat in (shown.median(), shown.min(), shown.max()))
-        ax.plot(
-            middle.index, middle, **style.method(look).line() | ({"linestyle": "--"} if method == "forward" else {})
-        )
+        dashed = {"linestyle": "--", "label": "COMLN, forward mode"} if method == "forward" else {}
+        ax.plot(middle.index, middle, **style.method(look).line() | dashed)
         ax.fill_between(middle.index, low, high, color=style.COLOURS[look], alpha=0.2)
     ax.axhline(1e-6, color="0.5", lw=0.8, ls=":")
     ax.set(xscale="log", yscale="log", xlabel="adaptation time $T$", title=title)
@@ -331,7 +330,10 @@ study.figure(
 # With the squared loss the curvature is constant and the textbook adjoint breaks down exponentially, as on the quadratic.
 # With cross-entropy it loses digits only as a power of $T$: the curvature $A_m=(\mathrm{diag}(p_m)-p_mp_m^\top)/M$ fades as
 # the head becomes sure of its labels, and the backward path is less unstable than a fixed quadratic suggests. Forward mode
-# and the discrete adjoint agree to all digits: both differentiate the steps that were taken.
+# and the discrete adjoint agree to all digits: both differentiate the steps that were taken. Both are as stable as those
+# steps, and a solver that looks at the error alone does not keep them stable: close to rest it errs little with steps of
+# any size, while each step beyond its stable interval multiplies the derivative. Adaptive steps are therefore bounded by
+# the fastest rate of contraction as well (`ctml.flows.gradient_flow.integrate`).
 
 # %% [markdown]
 # ## Claims

@@ -250,16 +250,13 @@ for tableau in (EULER, MIDPOINT, KUTTA3, RK4, DORMAND_PRINCE):
             }
         )
 order = study.table(pd.DataFrame(rows), "order_of_convergence")
+LOOKS = ("euler", "rk2", "rk3", "rk4", "comln")  # COMLN's own solver is Dormand-Prince
 
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True)
 for ax, column, title in zip(axes, ("W", "meta-gradient"), ("$W(T)$", r"$d\mathcal{L}_{test}/d\Phi$"), strict=True):
-    for (name, group), marker in zip(order.groupby("scheme", sort=False), "o^sDP", strict=True):
-        ax.plot(
-            config.horizon / group["steps"],
-            group[column],
-            marker=marker,
-            label=f"{name} (order {group['order'].iloc[0]})",
-        )
+    for (name, group), look in zip(order.groupby("scheme", sort=False), LOOKS, strict=True):
+        label = {"label": f"{name.replace('RK2, a2 = 1', 'midpoint')} (order {group['order'].iloc[0]})"}
+        ax.plot(config.horizon / group["steps"], group[column], **style.method(look).line() | label)
     ax.set(xscale="log", yscale="log", xlabel="step size", title=title, ylim=(1e-15, 1))
 axes[0].set_ylabel("relative error")
 fig.legend(
@@ -417,8 +414,8 @@ many = draw(40, purpose="loss against T")
 curve = [float(test_loss(*many, W_0, T) / 40) for T in times]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, sharex=False)
-for start, seen in zip(config.starts, learned, strict=True):
-    left.plot([start, *seen], label=f"from T = {start:g}")
+for start, seen, dash in zip(config.starts, learned, ("-", "--", "-.", ":") * 2, strict=False):
+    left.plot([start, *seen], color=style.COLOURS["comln"], ls=dash, label=f"from T = {start:g}")
 left.axhline(float(times[int(np.argmin(curve))]), color="k", ls=":", label="least test loss")
 left.set(yscale="log", xlabel="meta-step", ylabel="adaptation time $T$")
 left.legend(fontsize="small")
@@ -427,7 +424,7 @@ right.set(xscale="log", xlabel="adaptation time $T$", ylabel="mean test loss")
 study.figure(
     fig,
     "learned_horizon",
-    "Left: T while it is learned, from three starts. Right: the test loss that it descends, mean over 40 synthetic tasks. "
+    f"Left: T while it is learned, from {len(config.starts)} starts, one run each. Right: the test loss that it descends, mean over 40 synthetic tasks. "
     "The paper reports that T is learned and grows (section 5.1, appendix E.3, not readable here); here it may also shrink.",
 )
 
