@@ -251,7 +251,7 @@ study.table(rows, "metrics")
 final = rows[rows.final].set_index(["setting", "method"]).accuracy
 pd.DataFrame(
     {
-        s.label: {style.method(m).label: str(ctml.interval(final[s.label, m].to_numpy())) for m in METHODS}
+        s.label: {style.method(m).label: str(ctml.interval(final[s.label, m].tolist())) for m in METHODS}
         for s in settings
     }
 )
