@@ -326,11 +326,12 @@ if BODIES:
 # %%
 def seconds_per_iteration(hidden: int, repeats: int) -> list[float]:
     """Times of whole meta-iterations: two batches of trajectories, three policy gradients, ten curvature products, a line search."""
-    method = make_method("navigation", replace(PRESETS["paper"].navigation, hidden=hidden), "1", 0, "first")
+    recipe = config.navigation if PRESET == "smoke" else replace(PRESETS["paper"].navigation, hidden=hidden)
+    method = make_method("navigation", recipe, "1", 0, "first")
     stream, found = ctml.generator(0, "speed"), []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        method.outer_step(method.environment.draw(20, stream), TRPO(), stream)
+        method.outer_step(method.environment.draw(recipe.tasks, stream), TRPO(), stream)
         found.append(time.perf_counter() - started)
     return found[1:]
 
