@@ -23,7 +23,7 @@
 # policy help?
 #
 # **Answer in one line** In 2-D navigation every $a_2>0$ gains 13 of return in one step, joint training 6, and weight on the unadapted
-# policy helps a little more; half-cheetah learns to run forwards or backwards after one step, in a short run (Figures 1 to 3, section 8).
+# policy adds 0.9; half-cheetah's return after one step rises from −3 to 32 in a short run of three seeds (Figures 1 to 3, section 8).
 #
 # | preset | environments | hardware | minutes |
 # |---|---|---|---|
@@ -315,25 +315,29 @@ if BODIES:
         "locomotion",
         f"Mean return of the training tasks before and after one adaptation step, by meta-iteration: {r.iterations} iterations of {r.tasks} tasks × {r.trajectories} trajectories × "
         f"{r.horizon} steps, KL bound {r.delta}; mean of {r.seeds} seeds, band: least to greatest. Finn et al. 2017 train for 500 iterations with 40 tasks × 20 × 200 steps and reach 293 after one step (half-cheetah, direction); "
-        "a short run can only show that the curve rises. The paper's own curves were not seen.",
+        "a short run can only show that the curve rises, and the seeds differ widely. The paper's own curves were not seen.",
     )
 
 # %% [markdown]
 # **Speed.** One meta-iteration of navigation with 20 tasks × 20 trajectories × 100 steps, for Finn et al.'s policy and the smaller one of `quick`,
-# and MuJoCo's steps per second in batches against one Gymnasium environment stepped in Python. A busy machine shows here at once.
+# and MuJoCo's steps per second in batches against one Gymnasium environment stepped in Python. On a busy machine several threads
+# wait for each other and one is faster; the claim takes the better of the two.
 
 
 # %%
-def seconds_per_iteration(hidden: int, repeats: int) -> list[float]:
+def seconds_per_iteration(hidden: int, threads: int, repeats: int = 9, patience: float = 10.0) -> list[float]:
     """Times of whole meta-iterations: two batches of trajectories, three policy gradients, ten curvature products, a line search."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     recipe = config.navigation if PRESET == "smoke" else replace(PRESETS["paper"].navigation, hidden=hidden)
     method = make_method("navigation", recipe, "1", 0, "first")
     stream, found = ctml.generator(0, "speed"), []
-    for _ in range(repeats + 1):
+    while len(found) <= repeats and sum(found) < patience:
         started = time.perf_counter()
         method.outer_step(method.environment.draw(recipe.tasks, stream), TRPO(), stream)
         found.append(time.perf_counter() - started)
-    return found[1:]
+    torch.set_num_threads(before)
+    return found[1:] or found
 
 
 def physics_per_second(bodies: int = 200, steps: int = 50) -> dict[str, float]:
@@ -353,14 +357,14 @@ def physics_per_second(bodies: int = 200, steps: int = 50) -> dict[str, float]:
     return {"batched": batched, "gymnasium, one at a time": 20 * steps / (time.perf_counter() - started)}
 
 
-timed = {hidden: seconds_per_iteration(hidden, 1 if PRESET == "smoke" else 9) for hidden in (32, 100)}
+timed = {(h, n): seconds_per_iteration(h, n) for h in (32, 100) for n in sorted({1, torch.get_num_threads()})}
 speed = {
-    f"navigation, ms a meta-iteration, layers of {hidden}": 1000 * sorted(found)[len(found) // 2]
-    for hidden, found in timed.items()
+    f"navigation, layers of {hidden}, threads: {n}; ms": 1000 * sorted(found)[len(found) // 2]
+    for (hidden, n), found in timed.items()
 }
 if BODIES:
-    speed |= {f"half-cheetah, steps a second, {k}": v for k, v in physics_per_second().items()}
-pd.Series(speed).round(0).to_frame(f"{torch.get_num_threads()} threads")
+    speed |= {f"half-cheetah, {k}; steps a second": v for k, v in physics_per_second().items()}
+pd.Series(speed).round(0).to_frame("measured")
 
 # %% [markdown]
 # ## 8 Claims
@@ -392,7 +396,8 @@ ours = (one_step("navigation", "1/2") + one_step("navigation", "3/4")) / 2
 study.claim("rk_maml-b10-navigation", difference=ours - one_step("navigation", "1"))
 
 # %%
-study.claim("rk_maml-navigation-speed", seconds=timed[100])
+faster = min((found for (hidden, _), found in timed.items() if hidden == 100), key=lambda t: sorted(t)[len(t) // 2])
+study.claim("rk_maml-navigation-speed", seconds=faster)
 
 # %%
 cheetah = curves[curves.place.str.startswith("half_cheetah")].groupby("iteration").after.mean().to_numpy()
