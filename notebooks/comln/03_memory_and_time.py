@@ -27,7 +27,7 @@
 # | preset | hardware | minutes |
 # |---|---|---|
 # | smoke | 1 CPU core | 0.5 |
-# | quick | 2 CPU cores | 2 |
+# | quick | 2 CPU cores | 3 |
 # | paper | 1 GPU, 32 GB | 15 |
 
 # %%

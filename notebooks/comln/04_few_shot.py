@@ -242,7 +242,7 @@ anil.model.head.bias.data.zero_()
 euler.solver = FixedSteps(config.anil.steps, EULER)
 euler.log_horizon.data.fill_(config.anil.steps * config.anil.rate).log_()
 apart = euler.adapt(given.support)["weight"] - anil.adapt(given.support)["weight"]
-float(apart.abs().max())
+float(apart.detach().abs().max())
 
 # %% [markdown]
 # ## Experiment
