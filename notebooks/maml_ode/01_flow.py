@@ -138,10 +138,10 @@ pd.DataFrame(
 
 # %% [markdown]
 # ## Quadratic tasks, where the flow is known
-# With $f_i=\tfrac12(w-c_i)^\top H_i(w-c_i)$ the MAML loss is a quadratic with Hessian
-# $M=\mathbb E_i(I-\alpha H_i)H_i(I-\alpha H_i)$, so $w(t)=w_F^\ast+e^{-Mt}(w_0-w_F^\ast)$ (derived here). Started
-# along the $k$-th eigenvector of $M$ the flow must decay at its eigenvalue $\lambda_k$, and since
-# $h(1-\alpha h)^2\le 4/(27\alpha)$ no direction is ever faster than that: the inner step flattens steep tasks.
+# With $f_i=\tfrac12(w-c_i)^\top H_i(w-c_i)$ the MAML loss is a quadratic with Hessian $M=\mathbb E_i(I-\alpha
+# H_i)H_i(I-\alpha H_i)$, so $w(t)=w_F^\ast+e^{-Mt}(w_0-w_F^\ast)$ (derived here). Started along the $k$-th eigenvector
+# of $M$ the flow must decay at its eigenvalue $\lambda_k$, and since $h(1-\alpha h)^2\le 4/(27\alpha)$ no direction is
+# ever faster than that: the inner step flattens steep tasks.
 
 # %%
 families = [
@@ -219,9 +219,9 @@ study.claim("maml_ode-a1", euler=order["euler"].value, heun=order["heun2"].value
 # %% [markdown]
 # ## A landscape, and what a step size does to it
 # Two strongly convex tasks whose MAML loss is *not* convex (instance N2 in each of two coordinates, $\alpha L=0.9$:
-# notebook 02 has the details). The flow has no step size: every initial point belongs to one minimum. Gradient
-# descent follows it for small $\beta$; beyond $2/\lambda_{\max}(\nabla^2F)$ of that minimum it cannot stay there and
-# climbs over the ridge to a flatter one.
+# notebook 02 has the details). The flow has no step size: every initial point belongs to one minimum. Gradient descent
+# follows it for small $\beta$; beyond $2/\lambda_{\max}(\nabla^2F)$ of that minimum it cannot stay there and climbs
+# over the ridge to a flatter one.
 
 # %%
 jumps, inner = CurvatureJump.two(), 0.9 / 4

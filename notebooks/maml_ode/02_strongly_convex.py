@@ -136,9 +136,9 @@ study.claim("maml_ode-a5", difference=lemma["lambda_A"] - lemma["brute force"])
 
 # %% [markdown]
 # ## One strongly convex task, a non-convex MAML loss (N1)
-# A task on the line whose curvature jumps from $\mu=1$ to $L=4$ at $w=3$. Just right of the jump the inner step
-# throws $w$ back over it, and $F=f(w-\alpha f'(w))$ bends downwards. It still has a single stationary point, since
-# $F'=A f'$ with $A>0$.
+# A task on the line whose curvature jumps from $\mu=1$ to $L=4$ at $w=3$. Just right of the jump the inner step throws
+# $w$ back over it, and $F=f(w-\alpha f'(w))$ bends downwards. It still has a single stationary point, since $F'=A f'$
+# with $A>0$.
 
 # %%
 one = CurvatureJump.one()
@@ -228,8 +228,8 @@ study.claim(
 
 # %% [markdown]
 # ## A linear rate to a neighbourhood: logistic regression with a ridge (N3)
-# Eight tasks, five parameters, 40 examples each, ridge $\mu=0.2$. Every cell (heterogeneity, $\alpha L$) is one run
-# of the flow; $\sigma$ is the largest heterogeneity on the path, and the bound T1 is checked at every mark.
+# Eight tasks, five parameters, 40 examples each, ridge $\mu=0.2$. Every cell (heterogeneity, $\alpha L$) is one run of
+# the flow; $\sigma$ is the largest heterogeneity on the path, and the bound T1 is checked at every mark.
 
 
 # %%
@@ -383,8 +383,8 @@ study.claim(
 # %% [markdown]
 # ## Where this differs from the paper
 # The paper's assumptions and constants are unknown to us; ours may be weaker or stronger. `sigma` is measured on the
-# path, so T1 is checked as a statement about each run. T3 needs small $\alpha$ (condition (*)); for larger $\alpha$
-# N2 shows what can happen.
+# path, so T1 is checked as a statement about each run. T3 needs small $\alpha$ (condition (*)); for larger $\alpha$ N2
+# shows what can happen.
 #
 # ## Variants to try
 # * `SET="fractions=[0.8,0.9,0.95]"`: $\lambda_A$ becomes negative and the bound refuses to speak, with the step that

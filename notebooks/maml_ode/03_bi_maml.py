@@ -98,10 +98,9 @@ config
 # f_i(w)\Bigr|\le\varepsilon_1,\qquad
 # \text{phase 2: }\ w\leftarrow w-\beta_2\nabla F(w)\ \text{(MAML)}.$$
 #
-# Here $\mathbb E_i$ is the mean over the tasks. Cost per task and step in gradients, a Hessian-vector product
-# counting 2: phase 1 one, MAML four, first-order MAML two. In continuous time phase 1 is the joint flow with an
-# event, phase 2 the MAML ODE; far away, where the curvature is $h$, the two contract at $h$ and $h(1-\alpha h)^2$
-# (T4, derived).
+# Here $\mathbb E_i$ is the mean over the tasks. Cost per task and step in gradients, a Hessian-vector product counting
+# 2: phase 1 one, MAML four, first-order MAML two. In continuous time phase 1 is the joint flow with an event, phase 2
+# the MAML ODE; far away, where the curvature is $h$, the two contract at $h$ and $h(1-\alpha h)^2$ (T4, derived).
 #
 # | letter | code | shape |
 # |---|---|---|
@@ -264,8 +263,8 @@ study.claim(
 
 # %% [markdown]
 # ## In ODE time: no step size, only the fields (logistic tasks)
-# Time until $|\nabla F|\le10^{-4}$ from $w_0=R\,\mathbf1/\sqrt d$. All distances $R$ and all thresholds go through
-# one integration as a batch of initial points; each has its own event.
+# Time until $|\nabla F|\le10^{-4}$ from $w_0=R\,\mathbf1/\sqrt d$. All distances $R$ and all thresholds go through one
+# integration as a batch of initial points; each has its own event.
 
 # %%
 THRESHOLDS, TARGET = [1.0, 0.1, 0.01], 1e-4
@@ -367,8 +366,8 @@ study.claim("maml_ode-a13", saved=saved, theory=time_saved_per_efold(tasks.ridge
 
 # %% [markdown]
 # ## Where it ends: the other minimum (N2)
-# With several minima (notebook 02) it matters which flow brings $w$ near. From $w_0=30$ at $\alpha L=0.9$ the MAML
-# ODE stops at the first minimum it meets; the joint flow does not see that one and walks past it.
+# With several minima (notebook 02) it matters which flow brings $w$ near. From $w_0=30$ at $\alpha L=0.9$ the MAML ODE
+# stops at the first minimum it meets; the joint flow does not see that one and walks past it.
 
 # %%
 two, inner = LossSet.oracle(CurvatureJump.two()), 0.9 / 4
@@ -411,8 +410,8 @@ study.claim(
 
 # %% [markdown]
 # ## Where this differs from the paper
-# Switch rule, step sizes, problems and the measure "gradient units" are ours. The paper compares rates of
-# convergence; whether at equal or at tuned step sizes could not be learned, and the answer depends on it.
+# Switch rule, step sizes, problems and the measure "gradient units" are ours. The paper compares rates of convergence;
+# whether at equal or at tuned step sizes could not be learned, and the answer depends on it.
 #
 # ## Variants to try
 # * `SET="switches=[0.5,1e-4,1e-6]"`: a switch too early or too late; when does phase 1 begin to waste steps?
