@@ -5,8 +5,8 @@ with 64 channels and max-pooling, transductive batch norm, 5 inner steps, float3
 depend on what they show. Contenders: ctml with 8 tasks at once (its memory does not grow with the number of tasks) and
 with all at once, the plain loop over tasks in ordinary torch, and whichever of learn2learn, higher and TorchOpt can be
 imported. Each lives in a process of its own, so that its peak memory is its own; they take turns, one meta-step each,
-so that a busy machine slows all alike, and each round gives one ratio. Beside its time stands how far each meta-gradient
-lies from the plain loop's in float64.
+so that a busy machine slows all alike, and each round gives one ratio. Beside its time stands how far each
+meta-gradient lies from the plain loop's in float64.
 
     python benchmarks/meta_step.py                     some minutes; writes results/benchmark/
     python benchmarks/meta_step.py --tasks 4 --rounds 1 --out .build/benchmark      a quick look
