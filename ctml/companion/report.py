@@ -94,13 +94,20 @@ def claims_overview(results: list[Published]) -> str:
 
 
 def cost_table(results: list[Published]) -> str:
-    """Return what each notebook cost as a Markdown table; runs that came from the cache count with their own time."""
-    rows = []
+    """Return what each notebook cost as a Markdown table.
+
+    A run that came from the cache counts with its own time; a notebook without runs, or with little in them, with the
+    time from its first cell to its last.
+    """
+    rows, total = [], 0.0
     for result in results:
         record = result.manifest
         machine = record["hardware"]
         names = machine.get("gpus") or [f"{machine['processor']}, {machine['cores']} cores"]
-        rows.append([result.notebook.name, str(record["runs"]), _minutes(record["run_seconds"]), "; ".join(names)])
+        seconds = max(record["run_seconds"], record["seconds"])
+        total += seconds
+        rows.append([result.notebook.name, str(record["runs"]), _minutes(seconds), "; ".join(names)])
+    rows.append(["together", "", _minutes(total), ""])
     return _table(["notebook", "runs", "minutes of one process", "machine"], rows)
 
 

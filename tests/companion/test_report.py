@@ -20,7 +20,7 @@ def project(root: Path) -> Project:
     manifest = {
         "figures": [{"name": "errors", "caption": "Error.", "where": "Figure 1"}],
         "outputs": {"metrics.csv": "0", "claims.json": "0"},
-        "runs": 4, "run_seconds": 90.0, "hardware": {"processor": "A chip", "cores": 2},
+        "runs": 4, "run_seconds": 90.0, "seconds": 60.0, "hardware": {"processor": "A chip", "cores": 2},
     }  # fmt: skip
     (folder / "claims.json").write_text(json.dumps([claim]))
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -32,7 +32,7 @@ def test_the_page_names_files_claims_and_cost(project: Project) -> None:
     assert "| Figure 1 | [errors](quick/demo/01_line/figures/errors.svg) | Error. |" in page
     assert "[metrics.csv](quick/demo/01_line/metrics.csv)" in page
     assert r"| `demo-f1` | a \| b | the paper, Figure 1 | error 0.1 | `max(error) <= value` | **same trend** |" in page
-    assert "| demo/01_line | 4 | 1.5 | A chip, 2 cores |" in page
+    assert "| demo/01_line | 4 | 1.5 | A chip, 2 cores |" in page and "| together |  | 1.5 |  |" in page
     assert "Nothing yet: `make reproduce PRESET=paper`." in page
 
 

@@ -49,7 +49,7 @@ def project(root: Path) -> Project:
     }  # fmt: skip
     manifest = {
         "figures": [{"name": "errors", "caption": 'An "error".', "where": "Figure 1"}], "outputs": {},
-        "runs": 4, "run_seconds": 90.0, "hardware": {"processor": "A chip", "cores": 2},
+        "runs": 4, "run_seconds": 90.0, "seconds": 60.0, "hardware": {"processor": "A chip", "cores": 2},
     }  # fmt: skip
     (folder / "claims.json").write_text(json.dumps([claim]))
     (folder / "manifest.json").write_text(json.dumps(manifest))
