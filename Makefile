@@ -92,8 +92,9 @@ lab: $(READY) sync ## open JupyterLab on the notebooks; .py and .ipynb stay in s
 data: $(READY) ## fetch DATASET=omniglot and so on; without DATASET list what there is
 	$(PY) -m ctml.data $${DATASET:+"$$DATASET"}
 
-benchmark: $(READY) ## time one meta-step against the libraries that are installed
+benchmark: $(READY) ## time one meta-step against the libraries that are installed, and COMLN's meta-gradients
 	$(PY) benchmarks/meta_step.py
+	$(PY) benchmarks/gradient_flow.py
 
 sync: $(READY) ## write the .ipynb beside each .py
 	$(PY) -m ctml.companion sync
