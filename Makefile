@@ -79,7 +79,7 @@ list: $(READY) ## list the notebooks and the parameters that SET changes
 	$(PY) -m ctml.companion list --nb "$$NB"
 
 test: $(READY) ## all tests, every notebook at preset smoke among them
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -q
 
 lint: $(READY) ## ruff and pyright
 	$(PY) -m ruff check .
