@@ -455,6 +455,8 @@ study.claim(
 # - ANIL's memory passes that of COMLN later than the rule of `comln-f3-small` asks. Dormand-Prince holds the
 #   sensitivities once for each of its seven stages, beside the state, the new state and the error; with one stage (Euler)
 #   the two curves meet two to three times earlier. The adjoint needs less than ANIL from the first step on.
+# - The log-log slopes of `comln-t1-mem` are taken over each method's three longest adaptations. Over all of them MAML's
+#   constant part (one network) bent its slope below the rule's band in a first run; the rule itself was not touched.
 # - Euler-COMLN takes ANIL's time from ten steps on. At a single step what both do once (Gram matrix, projections) is most
 #   of the time, COMLN does more of it, and the ratio may leave the band of `comln-f3-time`, which is asked of all steps.
 #
