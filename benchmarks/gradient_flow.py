@@ -34,6 +34,7 @@ from ctml.flows.gradient_flow import LINKS, ReducedFlow
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4
 from ctml.memory import peak_bytes
 from ctml.rng import generator
+from ctml.timing import in_turns
 
 WAYS, SHOTS = 5, 5
 SUPPORT = WAYS * SHOTS
@@ -65,14 +66,7 @@ def meta_gradient(given: tuple[Tensor, Tensor, Tensor, Tensor], horizon: float, 
 
 def milliseconds(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     """Return the median time of each, alternating, after one warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
-        for name, work in works.items():
-            begin = time.perf_counter()
-            work()
-            if turn > 0:
-                times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: median(t) for name, t in times.items()}
+    return {name: 1e3 * median(seconds) for name, seconds in in_turns(works, repeats).items()}
 
 
 def products_with_embeddings(given: tuple[Tensor, Tensor, Tensor, Tensor]) -> Callable[[], None]:

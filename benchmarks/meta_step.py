@@ -235,24 +235,16 @@ def compare(method: str, args) -> list[dict]:
     return rows
 
 
-def processor() -> str:
-    """Return the processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
-
-
-def manifest(args) -> dict:
+def about(args) -> dict:
     """Say on what machine and with which versions the numbers were taken."""
+    from ctml.companion.manifest import hardware  # here: the contenders' processes hold nothing of it
+
+    machine = hardware()
     packages = ["torch", *(p for p in PEERS if p != "loop" and importlib.util.find_spec(p))]
     return dict(
         date=time.strftime("%Y-%m-%d", time.gmtime()),
-        processor=processor(),
-        cores=os.cpu_count(),
+        processor=machine["processor"],
+        cores=machine["cores"],
         threads=args.threads,
         python=platform.python_version(),
         versions={p: importlib.metadata.version(p) for p in packages},
@@ -290,7 +282,7 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    (args.out / "manifest.json").write_text(json.dumps(manifest(args), indent=2) + "\n")
+    (args.out / "manifest.json").write_text(json.dumps(about(args), indent=2) + "\n")
 
 
 if __name__ == "__main__":

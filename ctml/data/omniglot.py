@@ -35,7 +35,6 @@ DRAWINGS = 20  # people who drew each character
 CONTENTS = {"images_background": (30, 964), "images_evaluation": (20, 659)}  # alphabets, characters
 N_TRAIN = 1200
 SMALL_1 = ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin")
-SMALL_2 = "images_background_small2"
 VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 PROTOCOLS = ("random", "vinyals", "lake", "minimal1", "minimal2")
 

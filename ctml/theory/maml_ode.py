@@ -218,11 +218,6 @@ class QuadraticMaml:
         """Eigenvalues of M in increasing order: the slowest is the flow's rate, the fastest limits the step size."""
         return torch.linalg.eigvalsh(self.hessian)
 
-    @property
-    def tuned_step(self) -> float:
-        """beta = 2 / (lambda_min + lambda_max), the best fixed step of gradient descent."""
-        return 2 / float(self.rates[0] + self.rates[-1])
-
     def solution(self, t: float, w0: Float[Tensor, "*points d"]) -> Float[Tensor, "*points d"]:
         """Return w(t) of the MAML ODE."""
         return self.minimiser + (w0 - self.minimiser) @ torch.linalg.matrix_exp(-t * self.hessian)

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import tarfile
 import threading
 import zipfile
 from dataclasses import dataclass, field
@@ -100,13 +101,29 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def tarred(files: dict[str, bytes], link: str | None = None) -> bytes:
+    """Pack files into a tar.gz, and with them a symbolic link `b/link` to `link`."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        if link:
+            info = tarfile.TarInfo("b/link")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def pack():
-    """The two functions that make small archives: `pack.png(pixels)` and `pack.zip(files)`."""
+    """What makes small archives: `pack.png(pixels)`, `pack.zip(files)` and `pack.tar(files)`."""
 
     class Pack:
         png = staticmethod(png)
         zip = staticmethod(zipped)
+        tar = staticmethod(tarred)
 
     return Pack
 

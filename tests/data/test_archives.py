@@ -1,28 +1,11 @@
 """Archives are read in place; one that is damaged, or whose members would climb out, is refused by name."""
 
-import io
-import tarfile
-
 import pytest
 
 from ctml.data import DataError
 from ctml.data.archives import members
 
 FILES = {"a/1.txt": b"one", "a/2.txt": b"two" * 1000, "b/1.txt": b"three"}
-
-
-def tarred(files: dict[str, bytes], link: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        if link:
-            info = tarfile.TarInfo("b/link")
-            info.type, info.linkname = tarfile.SYMTYPE, link
-            archive.addfile(info)
-    return buffer.getvalue()
 
 
 def contents(path):
@@ -35,13 +18,13 @@ def test_zip_tar_and_folder_read_alike(tmp_path, pack):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     (tmp_path / "x.zip").write_bytes(pack.zip(FILES))
-    (tmp_path / "x.tar.gz").write_bytes(tarred(FILES))
+    (tmp_path / "x.tar.gz").write_bytes(pack.tar(FILES))
     assert contents(tmp_path / "folder") == contents(tmp_path / "x.zip") == contents(tmp_path / "x.tar.gz") == FILES
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/etc/evil", "..\\evil.txt", "C:\\evil.txt"])
 def test_a_climbing_member_is_refused(tmp_path, pack, name):
-    for file, data in (("x.zip", pack.zip({name: b"boo"})), ("x.tar", tarred({name: b"boo"}))):
+    for file, data in (("x.zip", pack.zip({name: b"boo"})), ("x.tar", pack.tar({name: b"boo"}))):
         path = tmp_path / file
         path.write_bytes(data)
         with pytest.raises(DataError, match="leads out of the archive") as error:
@@ -50,9 +33,9 @@ def test_a_climbing_member_is_refused(tmp_path, pack, name):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tar", "x.zip"]
 
 
-def test_a_link_is_refused(tmp_path):
+def test_a_link_is_refused(tmp_path, pack):
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(tarred(FILES, link="/etc/passwd"))
+    path.write_bytes(pack.tar(FILES, link="/etc/passwd"))
     with pytest.raises(DataError, match="leads out of the archive"):
         contents(path)
 
@@ -60,7 +43,7 @@ def test_a_link_is_refused(tmp_path):
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_truncated_archive_is_named(tmp_path, pack, kind, keep):
-    data = pack.zip(FILES) if kind == "zip" else tarred(FILES)
+    data = pack.zip(FILES) if kind == "zip" else pack.tar(FILES)
     path = tmp_path / f"x.{kind}"
     path.write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(DataError, match="damaged or cut off") as error:

@@ -1,8 +1,6 @@
 """CIFAR-FS and FC100: the official splits over one CIFAR-100 archive of the published layout."""
 
-import io
 import pickle
-import tarfile
 from itertools import chain
 
 import numpy as np
@@ -14,16 +12,6 @@ from ctml.data.splits import class_names
 
 NAMES = sorted(name for split in ("train", "val", "test") for name in class_names("fc100", split))
 PER_CLASS = 6  # 5 in "train", 1 in "test"
-
-
-def tar(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def batch(per_class: int, seed: int) -> bytes:
@@ -43,9 +31,9 @@ def files():
 
 
 @pytest.fixture
-def small(files, placed, monkeypatch):
+def small(files, placed, pack, monkeypatch):
     monkeypatch.setattr(cifar100, "PER_CLASS", PER_CLASS)
-    return placed("cifar100/cifar-100-python.tar.gz", tar(files))
+    return placed("cifar100/cifar-100-python.tar.gz", pack.tar(files))
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("cifar_fs", (64, 16, 20)), ("fc100", (60, 20, 20))])
@@ -88,8 +76,8 @@ def test_an_unpacked_folder_does_as_well(files, placed, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*is not the published file")
-def test_wrong_counts_are_named(files, placed):
-    path = placed("cifar100/cifar-100-python.tar.gz", tar(files))
+def test_wrong_counts_are_named(files, placed, pack):
+    path = placed("cifar100/cifar-100-python.tar.gz", pack.tar(files))
     with pytest.raises(DataError, match="100 classes of 6 to 6 images instead of 100 of 600") as error:
         load("fc100", "train")
     assert str(path) in str(error.value)
@@ -110,8 +98,8 @@ class Evil:
 
 
 @pytest.mark.filterwarnings("ignore:.*is not the published file")
-def test_a_pickle_that_wants_to_run_something_is_refused(files, placed, capsys):
-    placed("cifar100/cifar-100-python.tar.gz", tar({**files, "cifar-100-python/train": pickle.dumps(Evil())}))
+def test_a_pickle_that_wants_to_run_something_is_refused(files, placed, pack, capsys):
+    placed("cifar100/cifar-100-python.tar.gz", pack.tar({**files, "cifar-100-python/train": pickle.dumps(Evil())}))
     with pytest.raises(DataError, match=r"wants to load builtins\.print"):
         load("fc100", "train")
     assert capsys.readouterr().out == ""

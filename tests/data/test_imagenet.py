@@ -1,8 +1,6 @@
 """miniImageNet and tieredImageNet: the published pickles in small, each form that is in circulation."""
 
-import io
 import pickle
-import tarfile
 from itertools import chain
 
 import numpy as np
@@ -57,15 +55,9 @@ def test_the_pickle_of_the_download(split, placed):
     check(split, None)
 
 
-def test_the_tar_of_ren_et_al(placed):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for split in SPLITS:
-            info = tarfile.TarInfo(f"mini-imagenet-cache-{split}.pkl")
-            data = cache(split)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    placed("mini_imagenet/mini-imagenet.tar.gz", buffer.getvalue())
+def test_the_tar_of_ren_et_al(placed, pack):
+    files = {f"mini-imagenet-cache-{split}.pkl": cache(split) for split in SPLITS}
+    placed("mini_imagenet/mini-imagenet.tar.gz", pack.tar(files))
     check("val", None)
 
 
