@@ -149,10 +149,7 @@ class _Run:
             "validation": self.history.validation,
             "best": self.best,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".part")
-        torch.save(state, unfinished)
-        os.replace(unfinished, path)
+        save_whole(state, path)
 
     def resume(self, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -244,3 +241,11 @@ def meta_test(
             scores.append(metric(learner.predict(adapted, part), part.query.y).cpu())
     learner.train(was_training)
     return MetaTest(torch.cat(scores), inner_steps, seed, getattr(learner.model, "norm", "none"))
+
+
+def save_whole(state: dict, path: Path) -> None:
+    """Write a checkpoint whole or not at all: a run that is killed here resumes from the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)

@@ -15,6 +15,7 @@ import cloudpickle
 
 from ctml.companion.cache import Cache
 from ctml.companion.fingerprint import fingerprint
+from ctml.companion.manifest import cores
 from ctml.companion.sources import Sources
 from ctml.companion.work import Outcome, work
 
@@ -70,10 +71,9 @@ def workers() -> int:
         if not given.isdigit() or given == "0":
             raise ValueError(f"CTML_WORKERS={given!r} is no number of processes: give 1 or more.")
         return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch = sys.modules.get("torch")
     gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
-    return min(cores, 2 * gpus) if gpus else cores
+    return min(cores(), 2 * gpus) if gpus else cores()
 
 
 def _compute(

@@ -17,6 +17,7 @@ from typing import Any
 
 from ctml.companion.display import Display
 from ctml.companion.job import Job
+from ctml.companion.manifest import cores
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,6 @@ def run_all(jobs: Sequence[Job], at_once: int, display: Display) -> list[Finishe
         else:
             waiting.append((index, job, reason))
     at_once = max(1, min(at_once, len(waiting)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     running: dict[int, _Running] = {}
     try:
         with display:
@@ -145,7 +145,7 @@ def run_all(jobs: Sequence[Job], at_once: int, display: Display) -> list[Finishe
                 while waiting and len(running) < at_once:
                     index, job, reason = waiting.pop(0)
                     display.started(job.notebook.name, reason)
-                    running[index] = _Running(job, reason, max(1, cores // at_once))
+                    running[index] = _Running(job, reason, max(1, cores() // at_once))
                 for index, run in list(running.items()):
                     if run.process.poll() is None:
                         display.progress(run.job.notebook.name, run.step(), run.seconds)

@@ -8,7 +8,6 @@ part of the surrogate: weight on the unadapted policy (a_1 > 0) costs no further
 surrogate's weights is our choice.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,6 +27,7 @@ from ctml.rl.policy import GaussianPolicy
 from ctml.rl.policy_gradient import Experience, gather, inner_gradient, inner_step, surrogate_and_divergence
 from ctml.rl.trpo import TRPO, Objective, Taken
 from ctml.rng import generator
+from ctml.training import save_whole
 from ctml.types import Params
 
 
@@ -239,6 +239,5 @@ def meta_train_policy(
                 "stream": stream.get_state(),
                 "history": vars(history),
             }
-            torch.save(state, path.with_suffix(".partial"))
-            os.replace(path.with_suffix(".partial"), path)
+            save_whole(state, path)
     return history
