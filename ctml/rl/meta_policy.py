@@ -8,7 +8,7 @@ part of the surrogate: weight on the unadapted policy (a_1 > 0) costs no further
 surrogate's weights is our choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from ctml import trees
@@ -25,7 +26,7 @@ from ctml.learners.rk_maml import ORDERS
 from ctml.rl.environments import Environment
 from ctml.rl.policy import GaussianPolicy
 from ctml.rl.policy_gradient import Experience, gather, inner_gradient, inner_step, surrogate_and_divergence
-from ctml.rl.trpo import TRPO, Objective, Taken
+from ctml.rl.trpo import TRPO, Objective, Product, Taken
 from ctml.rng import generator
 from ctml.training import save_whole
 from ctml.types import Params
@@ -46,11 +47,16 @@ class Stages:
     @property
     def n_tasks(self) -> int:
         """Number of tasks."""
-        return len(self.experience[0].returns)
+        return self.experience[0].n_tasks
 
     def every(self, stride: int) -> "Stages":
         """Keep every `stride`-th step of the trajectories."""
         return Stages([seen.every(stride) for seen in self.experience], self.shifts)
+
+    def of(self, tasks: slice) -> "Stages":
+        """Keep some tasks."""
+        shifts = [{k: v[tasks] for k, v in shift.items()} for shift in self.shifts]
+        return Stages([seen.of(tasks) for seen in self.experience], shifts)
 
 
 @dataclass
@@ -114,35 +120,59 @@ class MetaPolicy:
         params = trees.expand(self._shared(theta), stages.n_tasks)
         if self.order == "first":  # wherever theta is tried, the k_l are those of the old parameters
             return [trees.add(params, shift) for shift in stages.shifts]
-        keep_graph = theta.requires_grad and torch.is_grad_enabled()
         points, slopes = [], []
         for row, seen in zip(self.tableau.a, stages.experience, strict=True):
             points.append(self._moved(params, row, slopes))
             if len(points) < self.tableau.stages:
-                slopes.append(inner_gradient(self.policy, points[-1], seen, create_graph=keep_graph))
+                slopes.append(inner_gradient(self.policy, points[-1], seen))
         return points
 
     def objective(self, stages: Stages) -> Objective:
-        """Return theta -> (E_task sum_j a_j J_j, E_task sum_j a_j KL_j)."""
+        """Return theta -> (E_task sum_j a_j J_j, E_task sum_j a_j KL_j), in parts of some tasks each."""
 
-        def value(theta: Tensor) -> tuple[Tensor, Tensor]:
-            parts = [
-                [float(a) * part.mean() for part in surrogate_and_divergence(self.policy, point, seen)]
-                for a, point, seen in zip(
-                    self.tableau.b, self.stage_points(theta, stages), stages.experience, strict=True
-                )
-                if a
-            ]
-            return trees.sum_of(j for j, _ in parts), trees.sum_of(d for _, d in parts)
+        def value(theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            for tasks in stages.experience[-1].chunks():
+                part = stages.of(tasks)
+                weighted = [
+                    (a / stages.n_tasks * surrogate.sum(), a / stages.n_tasks * divergence.sum())
+                    for a, point, seen in self._weighted(theta, part)
+                    for surrogate, divergence in [surrogate_and_divergence(self.policy, point, seen)]
+                ]
+                yield trees.sum_of(j for j, _ in weighted), trees.sum_of(d for _, d in weighted)
 
         return value
+
+    def fisher(self, stages: Stages) -> Product:
+        """Return v -> hess(E_task sum_j a_j KL_j) v at the parameters that the trajectories were made with.
+
+        F = E_task sum_j a_j G_j' M_j G_j,   G_j = d (mean, log sigma)_j / d theta,   M_j = hess KL in (mean, log sigma)
+
+        The rest of the Hessian carries the slope of KL in (mean, log sigma), which is zero there. G v comes from
+        differentiating the linear map u -> G'u, so a product is two backward passes (Townsend 2017).
+        """
+        theta = self.theta.requires_grad_()
+        outputs, metric = [], []
+        for a, point, seen in self._weighted(theta, stages):
+            new = functional_call(self.policy, point, (seen.observations,))
+            mean, log_std = new.fisher()
+            outputs += new
+            metric += [a / stages.n_tasks * seen.share[..., None] * mean.detach(), a / stages.n_tasks * log_std]
+        u = [torch.zeros_like(out, requires_grad=True) for out in outputs]
+        (pulled,) = torch.autograd.grad(outputs, theta, u, create_graph=True)
+
+        def product(v: Tensor) -> Tensor:
+            pushed = torch.autograd.grad(pulled, u, v, retain_graph=True)
+            weighted = [m * p for m, p in zip(metric, pushed, strict=True)]
+            return torch.autograd.grad(outputs, theta, weighted, retain_graph=True)[0]
+
+        return product
 
     def outer_step(
         self, goals: Float[Tensor, "tasks goal"], outer: TRPO, stream: torch.Generator
     ) -> tuple[Taken, list]:
         """Take one meta-iteration on these tasks; return what the step did and the stages' mean returns."""
         stages = self.collect(goals, stream)
-        taken = outer.step(self.theta, self.objective(stages), self.objective(stages.every(self.curvature_every)))
+        taken = outer.step(self.theta, self.objective(stages), self.fisher(stages.every(self.curvature_every)))
         self.load(taken.point)
         return taken, [float(seen.returns.mean()) for seen in stages.experience]
 
@@ -170,6 +200,12 @@ class MetaPolicy:
         with torch.no_grad():
             for name, value in self._shared(theta).items():
                 self.policy.get_parameter(name).copy_(value)
+
+    def _weighted(self, theta: Tensor, stages: Stages) -> Iterator[tuple[float, Params, Experience]]:
+        """Yield a_j, theta^(j) and D_j of the stages that have weight."""
+        for a, point, seen in zip(self.tableau.b, self.stage_points(theta, stages), stages.experience, strict=True):
+            if a:
+                yield float(a), point, seen
 
     def _shared(self, theta: Tensor) -> Params:
         return trees.unflatten(theta, dict(self.policy.named_parameters()))

@@ -37,6 +37,10 @@ class Gaussian(NamedTuple):
         spread = (2 * old.log_std).exp() + (old.mean - self.mean).square()
         return (self.log_std - old.log_std + 0.5 * spread * precision - 0.5).sum(-1)
 
+    def fisher(self) -> "Gaussian":
+        """Return the diagonal of the Hessian of KL(self || .) in (mu, log sigma): 1 / sigma^2 and 2."""
+        return Gaussian((-2 * self.log_std).exp().expand_as(self.mean), 2 * torch.ones_like(self.log_std))
+
 
 class GaussianPolicy(nn.Module):
     """Map observations `(tasks, n, observation)` to a `Gaussian`; parameters shared or per task, as in `ctml.models`.
@@ -59,7 +63,7 @@ class GaussianPolicy(nn.Module):
     ):
         super().__init__()
         positive("std", std)
-        self.mean = MLP([observations, *hidden, actions], generator=generator)
+        self.mean = MLP([observations, *hidden, actions], activation=torch.relu_, generator=generator)
         self.log_std = nn.Parameter(torch.full((actions,), math.log(std)))
 
     def forward(self, x: Float[Tensor, "tasks n observation"]) -> Gaussian:

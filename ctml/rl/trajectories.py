@@ -63,13 +63,25 @@ def rollout(
         generator: of the actions' noise and the environment's starts.
     """
     at_least("n", n, 1)
-    seen = environment.begin(goals, n, generator)
-    alive = torch.ones(seen.shape[:2], device=seen.device, dtype=seen.dtype)
-    steps = []
-    for _ in range(environment.horizon):
-        acting = functional_call(policy, params, (seen,))
-        action = acting.sample(generator)
-        following, reward, goes_on = environment.advance(action)
-        steps.append((seen, action, reward * alive, alive, acting.mean))
-        seen, alive = following, alive * goes_on
-    return Trajectories(*(torch.stack(part, 2) for part in zip(*steps, strict=True)), log_std=acting.log_std)
+    walk = {f"policy.{k}": v for k, v in params.items()}
+    return functional_call(_Walk(policy), walk, (environment, goals, n, generator))
+
+
+class _Walk(nn.Module):
+    """The loop over time as a module: parameters are put in once a rollout and not once a step."""
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, environment: Environment, goals: Tensor, n: int, generator: torch.Generator) -> Trajectories:
+        seen = environment.begin(goals, n, generator)
+        alive = torch.ones(seen.shape[:2], device=seen.device, dtype=seen.dtype)
+        steps = []
+        for _ in range(environment.horizon):
+            acting = self.policy(seen)
+            action = acting.sample(generator)
+            following, reward, goes_on = environment.advance(action)
+            steps.append((seen, action, reward * alive, alive, acting.mean))
+            seen, alive = following, alive * goes_on
+        return Trajectories(*(torch.stack(part, 2) for part in zip(*steps, strict=True)), log_std=acting.log_std)

@@ -6,7 +6,7 @@
 k is the least for which the surrogate falls and the constraint holds; if none does, nothing moves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,30 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ctml.checks import at_least, positive
+from ctml.conjugate_gradients import conjugate_gradients
 
 Vector = Float[Tensor, " d"]
-Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Maps a parameter vector to the surrogate J and the divergence D, two numbers, differentiable twice."""
+Objective = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
+"""Maps parameters to the surrogate J and the divergence D, in parts to be summed: one graph of a part at a time."""
+Product = Callable[[Vector], Vector]
 
 
-def conjugate_gradient(
-    product: Callable[[Vector], Vector], b: Vector, iterations: int, tolerance: float = 1e-10
-) -> Vector:
-    """Return x with A x ~ b for symmetric positive definite A, given as v -> A v (Hestenes and Stiefel 1952).
-
-    Stops early once |A x - b|^2 < tolerance.
-    """
-    x, r = torch.zeros_like(b), b.clone()
-    p, rr = r.clone(), r @ r
-    for _ in range(iterations):
-        if rr < tolerance:
-            break
-        ap = product(p)
-        a = rr / (p @ ap)
-        x, r = x + a * p, r - a * ap
-        rr, last = r @ r, rr
-        p = r + (rr / last) * p
-    return x
+def gradient_of_surrogate(objective: Objective, theta: Vector) -> tuple[float, Vector]:
+    """Return J and grad J."""
+    leaf, total, slope = theta.detach().requires_grad_(), 0.0, torch.zeros_like(theta)
+    for surrogate, _ in objective(leaf):
+        slope += torch.autograd.grad(surrogate, leaf)[0]
+        total += float(surrogate.detach())
+    return total, slope
 
 
 @dataclass(frozen=True)
@@ -84,31 +75,29 @@ class TRPO:
         if not 0 < self.shrink < 1:
             raise ValueError(f"shrink={self.shrink}: must lie in (0, 1)")
 
-    def step(self, theta: Vector, objective: Objective, sampled: Objective | None = None) -> Taken:
+    def step(self, theta: Vector, objective: Objective, fisher: Product) -> Taken:
         """Take one step from theta.
 
         Args:
             objective: J and D.
-            sampled: the same on a part of the samples; F is the Hessian of its D. None takes `objective`.
+            fisher: v -> F v at theta, on all of the samples or on a part of them.
         """
-        leaf = theta.detach().requires_grad_()
-        surrogate = objective(leaf)[0]
-        (gradient,) = torch.autograd.grad(surrogate, leaf)
-        before = float(surrogate.detach())
-        (slope,) = torch.autograd.grad((sampled or objective)(leaf)[1], leaf, create_graph=True)
-
-        def fisher(v: Vector) -> Vector:
-            return torch.autograd.grad(slope @ v, leaf, retain_graph=True)[0] + self.damping * v
-
-        x = conjugate_gradient(fisher, gradient, self.iterations)
-        scale = x @ fisher(x)
+        before, slope = gradient_of_surrogate(objective, theta)
+        x = conjugate_gradients(
+            lambda v: fisher(v[0])[None] + self.damping * v,
+            slope[None],
+            steps=self.iterations,
+            tolerance=1e-5,
+            truncate=True,
+        )[0]
+        scale = x @ slope  # x'F x: the residual of conjugate gradients is orthogonal to x
         if not torch.isfinite(scale) or scale <= 0:
             return Taken(theta, before, before, 0.0, None)
         full = (2 * self.delta / scale).sqrt() * x
         with torch.no_grad():
             for k in range(self.tries):
                 point = theta - self.shrink**k * full
-                after, moved = map(float, objective(point))
+                after, moved = (float(sum(part)) for part in zip(*objective(point), strict=True))
                 if after < before and moved <= self.delta:
                     return Taken(point, before, after, moved, k)
         return Taken(theta, before, before, 0.0, None)

@@ -44,9 +44,9 @@ from torch.utils.checkpoint import checkpoint
 
 import ctml
 from ctml.companion import Study, choose, style
+from ctml.conjugate_gradients import conjugate_gradients
 from ctml.flows import Adaptive, FixedSteps, adapt_head
 from ctml.flows.tableaus import EULER, RK4
-from ctml.learners.imaml import conjugate_gradients
 from ctml.memory import peak_bytes
 from ctml.models import Conv4
 

@@ -12,7 +12,7 @@ import ctml
 from ctml import trees
 from ctml.inner_solvers import ClosedForm, GradientDescent
 from ctml.learners.fo_b_maml import FOBMAML, largest_safe_nu, perturbed_estimate, stencil
-from ctml.learners.imaml import IMAML, NotPositiveDefinite, conjugate_gradients, implicit_estimate
+from ctml.learners.imaml import IMAML, implicit_estimate
 from ctml.learners.proximal import ProximalFOMAML, ProximalReptile, fo_maml_estimate, reptile_estimate
 from ctml.models import MLP
 from ctml.rng import generator
@@ -124,27 +124,6 @@ def test_reptile_is_the_gradient_of_the_moreau_envelope(suite, theta):
     (expected,) = torch.autograd.grad(envelope, theta)
     found = reptile_estimate(suite, theta.detach(), TASKS, lam=LAM, solver=ClosedForm()).gradient.sum(0)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
-
-
-def test_conjugate_gradients_solve_every_task_and_refuse_negative_curvature(suite):
-    right = torch.randn(TASKS, DIM, generator=generator(0, "b"), dtype=torch.float64)
-    right[3] = 0  # a task whose gradient vanishes must not divide by zero
-    x = conjugate_gradients(lambda v: torch.einsum("tde,te->td", suite.A, v), right, steps=3 * DIM, tolerance=1e-13)
-    torch.testing.assert_close(x, torch.linalg.solve(suite.A, right), rtol=1e-9, atol=1e-9)
-    with pytest.raises(NotPositiveDefinite, match=r"task 0 is not convex .*take a larger lam"):
-        conjugate_gradients(lambda v: -v, right, steps=3, tolerance=1e-10)
-
-
-def test_truncated_conjugate_gradients_stop_one_task_and_solve_the_others(suite):
-    matrices = suite.A.clone()
-    matrices[2] -= 3 * torch.eye(DIM, dtype=torch.float64)  # one task is not convex
-    right = torch.randn(TASKS, DIM, generator=generator(0, "b"), dtype=torch.float64)
-    x = conjugate_gradients(
-        lambda v: torch.einsum("tde,te->td", matrices, v), right, steps=3 * DIM, tolerance=1e-13, truncate=True
-    )
-    others = torch.arange(TASKS) != 2
-    torch.testing.assert_close(x[others], torch.linalg.solve(matrices, right)[others], rtol=1e-9, atol=1e-9)
-    assert torch.isfinite(x[2]).all()
 
 
 # The learners on a network

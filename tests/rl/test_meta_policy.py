@@ -7,8 +7,9 @@ import torch
 
 from ctml import trees
 from ctml.flows.tableaus import EULER, RK4, Tableau, rk2
-from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy
+from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, policy_gradient
 from ctml.rl.policy_gradient import inner_gradient, surrogate_and_divergence
+from ctml.rl.trpo import gradient_of_surrogate
 from ctml.rng import generator
 
 TASKS = 3
@@ -25,8 +26,12 @@ def collected(method):
 
 
 def gradient(method, stages):
-    theta = method.theta.requires_grad_()
-    return torch.autograd.grad(method.objective(stages)(theta)[0], theta)[0]
+    return gradient_of_surrogate(method.objective(stages), method.theta)[1]
+
+
+def totals(method, stages, theta):
+    """J and D."""
+    return [sum(part) for part in zip(*method.objective(stages)(theta), strict=True)]
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
@@ -41,10 +46,11 @@ def test_before_the_step_stages_stand_where_their_trajectories_were_made(order):
 def test_second_order_gradient_goes_through_the_stages():
     m = method(rk2(Fraction(1, 2)), order="second")
     stages = collected(m)
-    found, objective = gradient(m, stages), m.objective(stages)
+    found = gradient(m, stages)
     across = torch.randn(len(found), generator=generator(0, "d"), dtype=torch.float64)
     eps = 1e-6
-    numeric = (objective(m.theta + eps * across)[0] - objective(m.theta - eps * across)[0]) / (2 * eps)
+    ahead, behind = (totals(m, stages, m.theta + s * eps * across)[0] for s in (1, -1))
+    numeric = (ahead - behind) / (2 * eps)
     assert float(found @ across) == pytest.approx(float(numeric), rel=1e-5)
 
 
@@ -56,6 +62,31 @@ def test_first_order_gradient_is_the_weighted_mean_of_policy_gradients():
         for point, seen in zip(m.stage_points(m.theta, stages), stages.experience, strict=True)
     ]
     torch.testing.assert_close(gradient(m, stages), 0.25 * at_stages[0] + 0.75 * at_stages[1], rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("a2", [Fraction(1, 2), Fraction(1)])
+def test_curvature_is_the_hessian_of_the_divergence(a2, order):
+    m = method(rk2(a2), order=order)
+    stages = collected(m)
+    theta = m.theta.requires_grad_()
+    (slope,) = torch.autograd.grad(totals(m, stages, theta)[1], theta, create_graph=True)
+    v = torch.randn(len(theta), generator=generator(0, "v"), dtype=torch.float64)
+    (expected,) = torch.autograd.grad(slope @ v, theta)
+    torch.testing.assert_close(m.fisher(stages)(v), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_cutting_the_tasks_into_chunks_changes_nothing(order, monkeypatch):
+    m = method(rk2(Fraction(1, 2)), order=order)
+    whole = collected(m)
+    assert len(whole.experience[0].chunks()) == 1
+    expected, before = gradient(m, whole), totals(m, whole, 1.01 * m.theta)
+    monkeypatch.setattr(policy_gradient, "IN_CACHE", 70)
+    cut = collected(m)
+    assert len(cut.experience[0].chunks()) == TASKS
+    torch.testing.assert_close(gradient(m, cut), expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(totals(m, cut, 1.01 * m.theta), before, rtol=1e-10, atol=1e-13)
 
 
 def test_euler_needs_one_batch_of_trajectories_and_is_joint_training():

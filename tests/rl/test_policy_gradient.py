@@ -45,6 +45,16 @@ def test_gaussian_is_torchs_normal():
     torch.testing.assert_close(new.divergence_from(old), kl_divergence(before, reference))
 
 
+def test_fisher_is_the_hessian_of_the_divergence():
+    old = Gaussian(torch.tensor([[[0.3, -1.0]]]).double(), torch.tensor([[[0.2, -0.4]]]).double())
+
+    def divergence(point):
+        return Gaussian(*point.view(2, 1, 1, 2)).divergence_from(old).sum()
+
+    hessian = torch.func.hessian(divergence)(torch.cat([x.flatten() for x in old]))
+    torch.testing.assert_close(hessian, torch.diag(torch.cat([x.flatten() for x in old.fisher()])))
+
+
 def test_baseline_is_ridge_regression_on_the_steps_alive(environment, policy):
     seen = rollout(environment, policy, {}, goals(environment), N, generator(0, "act"))
     assert 0 < seen.alive.mean() < 1
