@@ -397,6 +397,7 @@ study.claim(
 ours = (one_step("navigation", "1/2") + one_step("navigation", "3/4")) / 2
 study.claim("rk_maml-b10-navigation", difference=ours - one_step("navigation", "1"))
 
+
 # %%
 def fastest(hidden: int) -> list[float]:
     return min((found for (h, _), found in timed.items() if h == hidden), key=statistics.median)
