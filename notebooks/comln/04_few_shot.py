@@ -212,7 +212,7 @@ def tasks(setting, split, queries):
 
 
 settings = [
-    (first_available("omniglot", "glyphs") if name == "omniglot or glyphs" else name, backbone, k)
+    (first_available(*name.split(" or ")), backbone, k)
     for name, backbone, k in product(config.datasets, config.backbones, config.shots)
 ]
 if PRESET == "quick" and (data_home() / config.photographs).exists():

@@ -97,10 +97,9 @@ class Config:
     tasks_at_once: int
 
 
-EITHER = "omniglot or glyphs"
 PRESETS = {
     "smoke": Config([Setting("glyphs", 5, 1, 0.4, 1, 3, 2, 4, False)], 2, 2, 1e-3, 2, 4, 4),
-    "quick": Config([Setting(EITHER, 5, 1, 0.4, 1, 3, 8, 16, False)], 5, 250, 5e-3, 3, 400, 8),
+    "quick": Config([Setting("omniglot or glyphs", 5, 1, 0.4, 1, 3, 8, 16, False)], 5, 250, 5e-3, 3, 400, 8),
     "paper": Config(
         [
             *(Setting("omniglot", 5, k, 0.4, 1, 3, 32, 64, False) for k in (1, 5)),
@@ -189,8 +188,7 @@ def pool_of(name: str, split: str) -> ctml.ClassPool:
 settings = []
 for setting in SETTINGS:
     try:
-        name = data.first_available("omniglot", "glyphs") if setting.dataset == EITHER else setting.dataset
-        data.fetch(name)
+        name = data.first_available(*setting.dataset.split(" or "))
     except data.DataError as reason:
         print(f"left out: {setting.label}: {reason}")
         continue

@@ -197,15 +197,13 @@ def train(place: str, a2: str, seed: int) -> dict:
     """Meta-train one member in one place; returns by stage and iteration, and after 0 to 3 steps on test tasks."""
     recipe = config.navigation if place == "navigation" else config.bodies[place]
     method = make_method(place, recipe, a2, seed, config.order)
-    started = time.perf_counter()
     history = meta_train_policy(
         method, iterations=recipe.iterations, meta_batch=recipe.tasks, seed=seed, outer=TRPO(recipe.delta), checkpoint=study.checkpoint(), progress=False
     )  # fmt: skip
-    seconds = (time.perf_counter() - started) / recipe.iterations
     goals = method.environment.draw(config.test_tasks, ctml.generator(0, "test goals"))
     rates = [recipe.inner_lr, recipe.inner_lr / 2, recipe.inner_lr / 2]
     tested = method.returns(goals, rates, ctml.generator(seed, "test actions")).mean(1)
-    return {"history": history.returns, "tested": tested.tolist(), "theta": method.theta, "seconds": seconds}
+    return {"history": history.returns, "tested": tested.tolist(), "theta": method.theta}
 
 
 runs = [{"place": "navigation", "a2": a2, "seed": s} for a2 in config.navigation.a2 for s in range(config.seeds)]
@@ -227,7 +225,7 @@ table = pd.DataFrame(
 )
 study.table(table, "test_returns")
 curves = pd.DataFrame(
-    {**run, "iteration": i, "before": r[0], "after": r[-1], "seconds": result["seconds"]}
+    {**run, "iteration": i, "before": r[0], "after": r[-1]}
     for run, result in zip(runs, results, strict=True)
     for i, r in enumerate(result["history"])
 )
