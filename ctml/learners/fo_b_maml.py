@@ -83,6 +83,7 @@ def perturbed_estimate(
         evaluations = evaluations + solution.evaluations
         if warm_start and j == 0:
             start = solution.phi
+        del solution  # else it would live through the next solve
     return Estimate(gradient, phi, evaluations)
 
 

@@ -212,7 +212,7 @@ def tasks(setting, split, queries):
 
 
 settings = [
-    (first_available(*name.split(" or ")), backbone, k)
+    (first_available(*name.split(" or ")) if " or " in name else name, backbone, k)
     for name, backbone, k in product(config.datasets, config.backbones, config.shots)
 ]
 if PRESET == "quick" and (data_home() / config.photographs).exists():

@@ -127,16 +127,17 @@ def sinusoid_stack(name: str) -> BiMAML:
 # %%
 stacked = sinusoid_stack("maml")
 batch = Sinusoid().sample(25 * config.seeds, ctml.generator(SEED, "check"))
+singles = stacked.unstack()
 stacked.meta_gradient(batch)
 difference = 0.0
-for run, single in enumerate(stacked.unstack()):
+for run, single in enumerate(singles):
     single.meta_gradient(batch.split(25)[run])
     pairs = zip(stacked.parameters(), single.parameters(), strict=True)
     difference = max(difference, *(float((p.grad[run] - q.grad).abs().max()) for p, q in pairs))
 
 
 def one_after_another() -> None:
-    for single, part in zip(stacked.unstack(), batch.split(25), strict=True):
+    for single, part in zip(singles, batch.split(25), strict=True):
         single.meta_gradient(part)
 
 

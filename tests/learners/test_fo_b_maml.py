@@ -1,5 +1,6 @@
 """FO-B-MAML, implicit MAML and their proximal companions against closed forms and plain autograd, in float64."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -115,6 +116,21 @@ def test_gradients_are_counted(suite, theta):
     assert count(perturbed_estimate, nu=0.1, order=2) == [14] * TASKS
     assert count(perturbed_estimate, nu=0.1, order=2, warm_start=True) == [21] * TASKS
     assert count(implicit_estimate, cg_steps=3) == [7 + 2 + 6] * TASKS
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_no_solution_is_kept_while_the_next_is_searched(suite, theta, warm_start):
+    solutions = []
+
+    class Watched(ClosedForm):
+        def solve(self, objective, start):
+            assert all(earlier() is None or earlier() is start for earlier in solutions)
+            solution = super().solve(objective, start)
+            solutions.append(weakref.ref(solution.phi))
+            return solution
+
+    estimate(suite, theta, 4, 0.1, Watched(), warm_start=warm_start)
+    assert len(solutions) == 4 + warm_start
 
 
 def test_reptile_is_the_gradient_of_the_moreau_envelope(suite, theta):
