@@ -8,6 +8,7 @@ numbers.
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -115,7 +116,9 @@ def _backend(cluster: str | None, threads: int) -> Iterator[None]:
     import joblib
 
     if not cluster:
-        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+        with joblib.parallel_config("loky", inner_max_num_threads=threads), warnings.catch_warnings():
+            # loky ends a worker whose memory has grown, and gives its runs to a new one: nothing the reader must know
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
             yield
         return
     try:

@@ -18,7 +18,7 @@ from ctml.conjugate_gradients import conjugate_gradients
 
 Vector = Float[Tensor, " d"]
 Objective = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
-"""Maps parameters to the surrogate J and the divergence D, in parts to be summed: one graph of a part at a time."""
+"""Maps parameters to the surrogate J and the divergence D, in parts to be summed; one part's graph lives at a time."""
 Product = Callable[[Vector], Vector]
 
 
