@@ -23,12 +23,13 @@
 # policy help?
 #
 # **Answer in one line** In 2-D navigation every $a_2>0$ gains 13 of return in one step, joint training 6; weight on the unadapted policy
-# adds 1 at $a_2=1/2$ and next to nothing at $3/4$; half-cheetah's return after one step rises from −3 to 27 in a short run (Figures 1 to 3, section 8).
+# adds 1 at $a_2=1/2$ and next to nothing at $3/4$. In a short run half-cheetah's return after one step rises from −3 to 27, with $a_2=3/4$ to 53,
+# which three seeds do not settle (Figures 1 to 3, section 8).
 #
 # | preset | environments | hardware | minutes |
 # |---|---|---|---|
 # | `smoke` | navigation, half-cheetah for one meta-iteration | one core | < 1 |
-# | `quick` | navigation, 5 seeds; half-cheetah forwards/backwards, 3 seeds, short | 2 cores | about 5 |
+# | `quick` | navigation, 5 seeds; half-cheetah forwards/backwards, two members, 3 seeds, short | 2 cores | about 5 |
 # | `paper` | navigation; half-cheetah and ant, velocity and direction | 2 to 64 cores | days, resumable |
 #
 # Half-cheetah and ant need MuJoCo: `pip install "ctml[rl]"`. Without it their part is left out.
