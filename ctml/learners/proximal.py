@@ -173,6 +173,7 @@ class ProximalLearner(Learner):
             estimate = self.estimate(losses, self.theta(), part.n_tasks)
             self.accumulate(self.as_params(estimate.gradient), 1 / batch.n_tasks)
             values.append(losses.query(estimate.phi))
+            del estimate  # else it would live through the next part
         return torch.cat(values)
 
     def theta(self) -> Float[Tensor, " d"]:

@@ -199,6 +199,20 @@ def test_classical_estimators_are_far_from_the_exact_one(batch):
         assert relative(gradient_of(learner), expected) > 1e-2
 
 
+def test_no_estimate_is_kept_while_the_next_part_is_estimated(batch):
+    estimates = []
+
+    class Watched(ProximalReptile):
+        def estimate(self, losses, theta, n_tasks):
+            assert all(earlier() is None for earlier in estimates)
+            found = super().estimate(losses, theta, n_tasks)
+            estimates.append(weakref.ref(found.phi))
+            return found
+
+    Watched(network(), ctml.mse, lam=2.0, solver=GradientDescent(steps=2), tasks_at_once=1).meta_gradient(batch)
+    assert len(estimates) == batch.n_tasks
+
+
 @pytest.mark.parametrize("tasks_at_once", [1, 3])
 def test_chunks_do_not_change_the_meta_gradient(batch, tasks_at_once):
     whole, cut = (
