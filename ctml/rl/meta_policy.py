@@ -47,7 +47,7 @@ class Stages:
     @property
     def n_tasks(self) -> int:
         """Number of tasks."""
-        return self.experience[0].n_tasks
+        return len(self.experience[0].returns)
 
     def every(self, stride: int) -> "Stages":
         """Keep every `stride`-th step of the trajectories."""

@@ -42,11 +42,6 @@ class Experience:
     acted: Gaussian
     returns: Float[Tensor, "tasks n"]
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.returns)
-
     def every(self, stride: int) -> "Experience":
         """Keep every `stride`-th step: enough for curvature, at a fraction of the cost."""
         log_std = self.acted.log_std
