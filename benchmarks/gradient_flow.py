@@ -34,6 +34,7 @@ from ctml.flows.gradient_flow import LINKS, ReducedFlow
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4
 from ctml.memory import peak_bytes
 from ctml.rng import generator
+from ctml.tasks import Embeddings
 from ctml.timing import in_turns
 
 WAYS, SHOTS = 5, 5
@@ -44,11 +45,10 @@ RATE = 0.01  # of the gradient descent that a horizon is compared with
 def problem(n_tasks: int, d: int, unit_norm: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw rectified Gaussian embeddings of clustered classes; raw ones have the squared norm 800 whatever d."""
     g = generator(0, "benchmark embeddings")
-    x = torch.randn(n_tasks, WAYS, 1, d, generator=g) + torch.randn(n_tasks, WAYS, SHOTS, d, generator=g)
-    x = x.relu().flatten(1, 2)
-    x = F.normalize(x, dim=-1) if unit_norm else x * (800 / d) ** 0.5
-    labels = torch.arange(WAYS).repeat_interleave(SHOTS).expand(n_tasks, -1)
-    head, cotangent = torch.randn(WAYS, d, generator=g) / d**0.5, torch.randn(n_tasks, WAYS, d, generator=g)
+    scale = None if unit_norm else (800 / d) ** 0.5
+    tasks = Embeddings(WAYS, SHOTS, queries=0, d=d, noise=1.0, scale=scale, dtype=torch.float32)
+    x, labels = tasks.sample(n_tasks, g).support
+    head, cotangent = tasks.head(g), torch.randn(n_tasks, WAYS, d, generator=g)
     return x.to(dtype), labels, head.to(dtype), cotangent.to(dtype)
 
 

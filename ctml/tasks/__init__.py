@@ -1,5 +1,6 @@
 """Where tasks come from."""
 
+from ctml.tasks.embeddings import Embeddings
 from ctml.tasks.few_shot import FewShot
 from ctml.tasks.fixed_labels import FixedLabels
 from ctml.tasks.linear_regression import LinearRegression
@@ -11,6 +12,7 @@ from ctml.tasks.sinusoid import Sinusoid
 
 __all__ = [
     "CurvatureJump",
+    "Embeddings",
     "FewShot",
     "FixedLabels",
     "LinearRegression",
