@@ -7,7 +7,12 @@
 Both count from what is allocated when the work starts, so weights and data that live already are left out.
 """
 
-from collections.abc import Callable
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -26,9 +31,33 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         raise ValueError(f"device={device}: memory is measured on cpu and cuda only")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _without_notices(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         work()
     recorded: Any = profiler.profiler  # torch's stubs leave out what its events offer
     records = [e for e in recorded.kineto_results.events() if e.name() == "[memory]"]
     records.sort(key=lambda e: e.start_ns())
     return max(accumulate((e.nbytes() for e in records), initial=0))
+
+
+# That it starts and stops, and that a block from before was released, which is left out here by definition.
+_NOTICE = re.compile(rb"profiler_(start|stop)|Memory block of unknown size was allocated before the profiling started")
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Hold back what the profiler writes to the process's error stream at each use; pass on everything else."""
+    sys.stderr.flush()
+    kept = os.dup(2)  # torch writes below Python, to the file descriptor itself
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught:
+                if not _NOTICE.search(line):
+                    os.write(2, line)

@@ -1,5 +1,7 @@
 """Peak memory against work whose peak is known."""
 
+import os
+
 import pytest
 import torch
 
@@ -37,3 +39,18 @@ def test_a_graph_holds_its_activations():
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="device=meta: memory is measured on cpu and cuda only"):
         peak_bytes(lambda: None, "meta")
+
+
+def test_the_profiler_is_quiet_and_the_work_is_not(capfd):
+    held = [torch.ones(1000)]
+
+    def work():
+        held.clear()  # released, though allocated before: the profiler warns of each
+        os.write(2, b"a message of the work\n")
+
+    peak_bytes(work)
+    assert capfd.readouterr().err == "a message of the work\n"
+    with pytest.raises(ZeroDivisionError):
+        peak_bytes(lambda: 1 / 0)
+    os.write(2, b"still there\n")
+    assert capfd.readouterr().err == "still there\n"

@@ -3,12 +3,14 @@
 import ast
 import io
 import os
+import re
 import subprocess
 import sys
 import tokenize
 from pathlib import Path
 
 import jupytext
+import nbformat
 import pytest
 
 from ctml.companion.claims import read_claims
@@ -17,6 +19,7 @@ from ctml.companion.project import Notebook, Project
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Project(ROOT).notebooks()
+PUBLISHED = sorted((ROOT / "results").rglob("*.ipynb"))
 CODE_LINES = 200
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.name)
@@ -28,7 +31,37 @@ def test_it_runs_at_smoke(notebook: Notebook) -> None:
     environment = {**os.environ, "CTML_WORKERS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert (ROOT / ".build" / "smoke" / notebook.name / "manifest.json").is_file()
+    folder = ROOT / ".build" / "smoke" / notebook.name
+    assert (folder / "manifest.json").is_file()
+    assert noise(folder / f"{notebook.source.stem}.ipynb") == []
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.relative_to(ROOT / "results").as_posix())
+def test_what_is_published_holds_no_noise(path: Path) -> None:
+    assert noise(path) == []
+
+
+def noise(path: Path) -> list[str]:
+    """Return the lines of an executed notebook that are nothing to read: error streams, warnings, bars, notices."""
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    streams = [output for output in outputs if output.output_type == "stream"]
+    speech = re.compile(r"\w*Warning\b|\b\w+\.cpp:\d+\]|\d+%\|")
+    return [
+        line
+        for output in streams
+        for line in output.text.splitlines()
+        if output.name == "stderr" or speech.search(line)
+    ]
+
+
+def test_noise_is_told_from_what_was_printed(tmp_path: Path) -> None:
+    bar, notice = "100%|#####| 3/3", "USDT:2026-01-01 1:1 Profiler.cpp:52] profiler_start"
+    warning = "file.py:3: UserWarning: lr_scheduler.step() before optimizer.step()"
+    streams = [("stdout", f"error: 100% of a bound\n{bar}\n{notice}\n"), ("stderr", "a word\n"), ("stdout", warning)]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in streams]
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)]), path)
+    assert noise(path) == [bar, notice, "a word", warning]
 
 
 @each_notebook
