@@ -1,0 +1,90 @@
+"""What several notebooks draw: a curve with its band, an interval per method.
+
+Invariants:
+    * The last axis of samples is what the spread is over (seeds or tasks); the caption says which.
+    * An interval is Student's 95% interval of the mean, as in the rules of claims; one sample has none.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ctml.companion import style
+from ctml.companion.rules import ci_high, ci_low
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BANDS = ("interval", "range")
+MIDDLES = {"mean": np.mean, "median": np.median}
+
+
+def curve(
+    ax: "Axes",
+    x: Any,
+    samples: Any,
+    *,
+    band: Literal["interval", "range"] = "interval",
+    middle: Literal["mean", "median"] = "mean",
+    **line: Any,
+) -> None:
+    """Draw the middle of samples `(x, n)` along x, and a band: the mean's 95% interval, or least to greatest.
+
+    Args:
+        ax, x: where to draw.
+        samples: n numbers for each x; with n = 1 there is no band.
+        band: "interval" (of the mean) or "range".
+        middle: "mean" or "median"; a median has the range as its band.
+        line: keywords of `Axes.plot`, such as `style.method(name).line()`.
+
+    Raises:
+        ValueError: if samples are no such table or an option is unknown.
+    """
+    x, samples = np.asarray(x, float), np.asarray(samples, float)
+    if samples.ndim != 2 or len(samples) != len(x):
+        raise ValueError(f"samples of shape {samples.shape}: must be ({len(x)}, n), a row of samples for each x")
+    if band not in BANDS or middle not in MIDDLES:
+        raise ValueError(f"band={band!r}, middle={middle!r}: must be of {', '.join(BANDS)} and {', '.join(MIDDLES)}")
+    if (middle, band) == ("median", "interval"):
+        raise ValueError("middle='median': the interval is the mean's; take band='range'")
+    (drawn,) = ax.plot(x, MIDDLES[middle](samples, axis=1), **line)
+    if samples.shape[1] > 1:
+        low, high = _interval(samples) if band == "interval" else (samples.min(1), samples.max(1))
+        ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
+def interval_per_method(
+    ax: "Axes",
+    samples: Mapping[str, Any],
+    at: Mapping[str, float] | None = None,
+    *,
+    horizontal: bool = False,
+    each: bool = False,
+) -> None:
+    """Draw each method's mean with the bar of its 95% interval, in the method's colour.
+
+    Args:
+        ax: where to draw.
+        samples: method (a name of `style`) to its n numbers.
+        at: place of a method on the other axis, such as its cost; without it one after the other, named by ticks.
+        horizontal: methods one below the other, bars along x.
+        each: every sample as a faint dot behind its mean.
+    """
+    places = dict(zip(samples, range(len(samples)), strict=True)) if at is None else at
+    for name, values in samples.items():
+        values, look = np.asarray(values, float).ravel(), style.method(name)
+        mean, place = values.mean(), places[name]
+        half = float(ci_high(values)) - mean if values.size > 1 else None
+        if each:
+            dots = (values, np.full(values.size, place))
+            ax.plot(*(dots if horizontal else dots[::-1]), "o", color=look.color, alpha=0.35, markersize=4)
+        where = {"x": mean, "y": place, "xerr": half} if horizontal else {"x": place, "y": mean, "yerr": half}
+        ax.errorbar(**where, capsize=3, **look.line() | {"linestyle": ""})
+    if at is None:
+        ticks = ax.set_yticks if horizontal else ax.set_xticks
+        ticks(list(places.values()), [style.method(name).label for name in samples])
+
+
+def _interval(samples: np.ndarray) -> tuple[list[float], list[float]]:
+    return [ci_low(row) for row in samples], [ci_high(row) for row in samples]
