@@ -9,7 +9,22 @@
 Start with `notebooks/00_tour.ipynb`.
 """
 
-from ctml.learners import ANIL, COMLN, MAML, Learner, Reptile
+from ctml import data, flows, models, tasks
+from ctml.learners import (
+    ANIL,
+    COMLN,
+    FOBMAML,
+    IMAML,
+    MAML,
+    BiMAML,
+    Learner,
+    ProximalFOMAML,
+    ProximalReptile,
+    Reptile,
+    Switch,
+    stack,
+)
+from ctml.learners.rk_maml import RKMAML
 from ctml.losses import accuracy, cross_entropy, mse
 from ctml.rng import generator
 from ctml.statistics import interval
@@ -21,7 +36,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ANIL",
     "COMLN",
+    "FOBMAML",
+    "IMAML",
     "MAML",
+    "RKMAML",
+    "BiMAML",
     "ClassPool",
     "Examples",
     "History",
@@ -30,15 +49,23 @@ __all__ = [
     "MetaTest",
     "NonFiniteMetaGradient",
     "Params",
+    "ProximalFOMAML",
+    "ProximalReptile",
     "Reptile",
+    "Switch",
     "TaskBatch",
     "TaskDistribution",
     "Validation",
     "accuracy",
     "cross_entropy",
+    "data",
+    "flows",
     "generator",
     "interval",
     "meta_test",
     "meta_train",
+    "models",
     "mse",
+    "stack",
+    "tasks",
 ]

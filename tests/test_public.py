@@ -1,0 +1,53 @@
+"""What `import ctml` offers: the learners of the five papers, its rooms, one version, short reprs."""
+
+import ast
+import inspect
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import ctml
+from ctml import learners
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_learner_of_the_package_is_public():
+    """Read from the sources: a class that derives from Learner, at whatever depth, is found under `ctml`."""
+    bases = {}
+    for path in Path(learners.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = {ast.unparse(base).split(".")[-1] for base in node.bases}
+    found = {"Learner"}
+    while more := {name for name, of in bases.items() if of & found} - found:
+        found |= more
+    made_by_hand = {name for name in found if not hasattr(ctml, name)}
+    assert made_by_hand <= {"ProximalLearner", "GradientLearner", "Stacked"}, "bases and what `stack` makes"
+    assert {"MAML", "BiMAML", "RKMAML", "COMLN", "FOBMAML", "IMAML", "ANIL", "Reptile"} <= found & set(ctml.__all__)
+
+
+def test_the_rooms_are_there_without_a_further_import():
+    assert {"data", "flows", "models", "tasks"} <= set(ctml.__all__)
+    for name in ctml.__all__:
+        assert getattr(ctml, name) is not None
+    assert all(inspect.ismodule(getattr(ctml, room)) for room in ("data", "flows", "models", "tasks"))
+
+
+def test_the_version_is_written_once():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^dynamic = \["version"\]$', project, re.M) and not re.search(r"^version = \"", project, re.M)
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert cited is not None and cited[1] == ctml.__version__
+
+
+def test_setuptools_finds_the_version():
+    configuration = pytest.importorskip("setuptools.config.pyprojecttoml")
+    assert configuration.read_configuration(ROOT / "pyproject.toml")["project"]["version"] == ctml.__version__
+
+
+def test_the_package_says_that_it_is_typed():
+    assert resources.files("ctml").joinpath("py.typed").is_file()
+    assert re.search(r'^"ctml" = \["py\.typed"\]$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
