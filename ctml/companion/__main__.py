@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ctml.companion import report
 from ctml.companion.claims import ClaimError, claims_of, read_claims
-from ctml.companion.display import Display, make_console, print_table
-from ctml.companion.job import Job
+from ctml.companion.headless.display import Display, make_console, print_table
+from ctml.companion.headless.job import Job
+from ctml.companion.headless.runner import Finished, execute_stale
 from ctml.companion.pairing import sync, unpaired
 from ctml.companion.parameters import parse_settings, read_parameters
 from ctml.companion.project import PRESETS, Project, Refusal, check_known
-from ctml.companion.runner import Finished, run_all
+from ctml.companion.publish import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _reproduce(project: Project, options: argparse.Namespace) -> int:
     jobs = _jobs(project, options)
     console = make_console()
-    finished = run_all(jobs, _count(options.jobs), Display(console))
+    finished = execute_stale(jobs, _count(options.jobs), Display(console))
     if any(f.status == "ok" and f.job.folder.is_relative_to(project.results) for f in finished):
         report.update(project)
     for item in finished:
@@ -87,7 +87,7 @@ def _claims(project: Project, options: argparse.Namespace) -> int:
 
 
 def _site(project: Project, options: argparse.Namespace) -> int:
-    from ctml.companion.site import build
+    from ctml.companion.publish.site import build
 
     print(f"Site: {build(project)}")
     return 0

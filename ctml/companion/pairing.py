@@ -10,7 +10,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from ctml.companion.cache import write_atomically
+from ctml.companion.files import write_atomically
 from ctml.companion.project import Project
 
 _FILTER = "-jupytext.text_representation.jupytext_version"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ctml.companion import style
-from ctml.companion.rules import ci_high, ci_low
+from ctml.companion.claims.rules import ci_high, ci_low
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctml.companion import manifest, style
-from ctml.companion.cache import Cache, write_atomically
 from ctml.companion.claims import ClaimError, Verdict, claims_of, judge
+from ctml.companion.files import write_atomically
 from ctml.companion.project import PRESETS, Notebook, Project, check_known
-from ctml.companion.run import map_runs
-from ctml.companion.sources import Sources
-from ctml.companion.work import current_checkpoint
+from ctml.companion.runs.cache import Cache
+from ctml.companion.runs.map import map_runs
+from ctml.companion.runs.sources import Sources
+from ctml.companion.runs.worker import current_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

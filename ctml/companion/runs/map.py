@@ -14,11 +14,11 @@ from typing import Any
 
 import cloudpickle
 
-from ctml.companion.cache import Cache
-from ctml.companion.fingerprint import fingerprint
 from ctml.companion.manifest import cores
-from ctml.companion.sources import Sources
-from ctml.companion.work import Outcome, work
+from ctml.companion.runs.cache import Cache
+from ctml.companion.runs.fingerprint import fingerprint
+from ctml.companion.runs.sources import Sources
+from ctml.companion.runs.worker import Outcome, do_run
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
 
@@ -94,10 +94,10 @@ def _compute(
     with _backend(cluster, threads), _quiet_bars():
         options: Any = {"batch_size": 1}  # several runs in one parcel would be lost together
         parallel: Any = joblib.Parallel(n_jobs=-1 if cluster else count, return_as="generator_unordered", **options)
-        yield from parallel(_jobs(missing, pickled, cache, threads, parent))
+        yield from parallel(_calls(missing, pickled, cache, threads, parent))
 
 
-def _jobs(
+def _calls(
     missing: Mapping[str, Mapping[str, Any]], function: bytes, cache: Cache, threads: int, parent: int | None
 ) -> Iterator[Any]:
     import joblib
@@ -108,7 +108,7 @@ def _jobs(
 
 
 def _keyed(key: str, *call: Any) -> tuple[str, bytes]:
-    return key, work(*call)
+    return key, do_run(*call)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctml.companion.fingerprint import fingerprint
-from ctml.companion.sources import Sources
+from ctml.companion.runs.fingerprint import fingerprint
+from ctml.companion.runs.sources import Sources
 
 BASE = """
     scale = 2.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ctml.companion.project import Project
-from ctml.companion.report import outdated, readme_page, results_page, update
+from ctml.companion.publish.report import outdated, readme_page, results_page, update
 
 
 @pytest.fixture

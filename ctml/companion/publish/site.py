@@ -9,11 +9,11 @@ import mistune
 import nbformat
 from nbconvert import HTMLExporter
 
-from ctml.companion.cache import write_atomically
-from ctml.companion.equations import with_mathml
+from ctml.companion.files import write_atomically
 from ctml.companion.manifest import commit
 from ctml.companion.project import PRESETS, Project
-from ctml.companion.report import Published, claims_table, cost_table, published
+from ctml.companion.publish.equations import with_mathml
+from ctml.companion.publish.report import Published, claims_table, cost_table, published
 
 _STYLE = Path(__file__).with_name("site.css")
 _NOTEBOOK_STYLE = (

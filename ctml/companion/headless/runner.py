@@ -1,4 +1,4 @@
-"""Run the notebooks that need it, several at once, each in a process of its own, and publish what went through.
+"""The runner: execute the jobs that are stale, several at once, each in a process of its own, and publish the results.
 
 Invariant: results of a notebook are replaced as a whole, and only after it went through to the end.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctml.companion.display import Display
-from ctml.companion.job import Job
+from ctml.companion.headless.display import Display
+from ctml.companion.headless.job import Job
 from ctml.companion.manifest import cores
 
 
@@ -37,7 +37,7 @@ class Finished:
     detail: str = ""
 
 
-class _Running:
+class _Execution:
     """A notebook in its process, and the news it has sent so far."""
 
     def __init__(self, job: Job, reason: str, workers: int) -> None:
@@ -65,11 +65,11 @@ class _Running:
             "changed": dict(job.changed),
         }
         environment = {**os.environ, "CTML_WORKERS": os.environ.get("CTML_WORKERS", str(workers))}
-        own = str(Path(__file__).resolve().parents[2])
+        own = str(Path(__file__).resolve().parents[3])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ctml.companion.execute", json.dumps(order)],
+                [sys.executable, "-m", "ctml.companion.headless.execute", json.dumps(order)],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -121,8 +121,8 @@ class _Running:
             self.process.kill()
 
 
-def run_all(jobs: Sequence[Job], at_once: int, display: Display) -> list[Finished]:
-    """Run the stale ones of some jobs, `at_once` at a time, and return what became of each, in order.
+def execute_stale(jobs: Sequence[Job], at_once: int, display: Display) -> list[Finished]:
+    """Execute the stale ones of some jobs, `at_once` at a time, and return what became of each, in order.
 
     A failure does not stop the others. On KeyboardInterrupt the running notebooks are stopped and it is raised again:
     the finished runs of their studies are in the cache.
@@ -138,26 +138,26 @@ def run_all(jobs: Sequence[Job], at_once: int, display: Display) -> list[Finishe
         else:
             waiting.append((index, job, reason))
     at_once = max(1, min(at_once, len(waiting)))
-    running: dict[int, _Running] = {}
+    going: dict[int, _Execution] = {}
     try:
         with display:
-            while waiting or running:
-                while waiting and len(running) < at_once:
+            while waiting or going:
+                while waiting and len(going) < at_once:
                     index, job, reason = waiting.pop(0)
                     display.started(job.notebook.name, reason)
-                    running[index] = _Running(job, reason, max(1, cores() // at_once))
-                for index, run in list(running.items()):
-                    if run.process.poll() is None:
-                        display.progress(run.job.notebook.name, run.step(), run.seconds)
+                    going[index] = _Execution(job, reason, max(1, cores() // at_once))
+                for index, execution in list(going.items()):
+                    if execution.process.poll() is None:
+                        display.progress(execution.job.notebook.name, execution.step(), execution.seconds)
                     else:
-                        done[index] = run.finish()
-                        del running[index]
-                        display.finished(run.job.notebook.name, done[index].status, run.seconds)
+                        done[index] = execution.finish()
+                        del going[index]
+                        display.finished(execution.job.notebook.name, done[index].status, execution.seconds)
                 display.left(len(done), len(jobs))
                 time.sleep(0.1)
     finally:
-        for run in running.values():
-            run.stop()
+        for execution in going.values():
+            execution.stop()
     return [done[index] for index in range(len(jobs))]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ctml.companion.sources import Sources, code_digest
+from ctml.companion.runs.sources import Sources, code_digest
 
 
 @pytest.mark.parametrize(

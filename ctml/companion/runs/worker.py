@@ -1,4 +1,4 @@
-"""One run in a worker process: its arguments come and its outcome leaves as bytes, so any transport will do."""
+"""One run in a worker, a process: its arguments come and its outcome leaves as bytes, so any transport will do."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def current_checkpoint() -> Path:
     return path
 
 
-def work(function: bytes, arguments: bytes, checkpoint: str, threads: int, parent: int | None) -> bytes:
+def do_run(function: bytes, arguments: bytes, checkpoint: str, threads: int, parent: int | None) -> bytes:
     """Run `function(**arguments)` and return the pickled `Outcome`; failures are part of it.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 
 import cloudpickle
 
-from ctml.companion.sources import Import, Sources
+from ctml.companion.runs.sources import Import, Sources
 
 _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib"))
 

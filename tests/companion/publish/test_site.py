@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ctml.companion.equations import with_mathml
 from ctml.companion.project import Project
-from ctml.companion.site import build
+from ctml.companion.publish.equations import with_mathml
+from ctml.companion.publish.site import build
 
 
 @pytest.mark.parametrize(

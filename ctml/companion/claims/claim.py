@@ -1,27 +1,23 @@
-"""The papers' claims, written down before the run in `claims.toml`, and the verdicts that samples earn.
+"""The papers' claims, written down before the run in `claims.toml`, one file a paper.
 
-Invariant: a verdict is computed from samples by the rule in the file; nobody types one. NaN never reproduces anything.
+Invariant: what is wrong with a file is said when it is read, long before a result exists.
 """
 
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ctml.companion.claims.rules import RuleError, read_rule
 from ctml.companion.project import PRESETS, Notebook
-from ctml.companion.rules import RuleError, evaluate, read_rule
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED = "reproduced", "same trend", "not reproduced", "not assessed"
-VERDICTS = (REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED)
 KINDS = ("number", "order", "rate", "identity")
 SOURCES = ("seen", "derived", "unverified", "ours")
 
@@ -61,33 +57,6 @@ class Claim:
     value: float | None = None
     measure: str | None = None
     data: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a claim in one run."""
-
-    claim: Claim
-    verdict: str
-    measured: str
-    reason: str = ""
-
-    def as_row(self) -> dict[str, Any]:
-        """Return the verdict as one flat record, which is what `claims.json` holds."""
-        shown = ("id", "says", "where", "kind", "value", "accept", "trend", "judged_at", "source")
-        row = {name: value for name, value in asdict(self.claim).items() if name in shown}
-        return {**row, "verdict": self.verdict, "measured": self.measured, "reason": self.reason}
-
-    def _repr_markdown_(self) -> str:
-        reason = f" ({self.reason})" if self.reason else ""
-        return (
-            f"**{self.verdict}**{reason}: {self.claim.says} *({self.claim.where}; `{self.claim.id}`)* "
-            f"Rule: `{self.claim.accept}`. Measured: {self.measured}."
-        )
-
-    def __repr__(self) -> str:
-        reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.verdict}{reason}: {self.claim.id}, {self.measured}; rule: {self.claim.accept}"
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -147,44 +116,3 @@ def _read(entry: Mapping[str, Any], number: int, path: Path) -> Claim:
             if "value" in names and "value" not in entry:
                 raise ClaimError(f"{name}: {field} uses value, but the claim states none.")
     return Claim(**entry)
-
-
-def judge(claim: Claim, samples: Mapping[str, Any], *, unassessed: str = "") -> Verdict:
-    """Decide a claim from its samples.
-
-    Args:
-        unassessed: why the samples may not decide, if so (preset, data, changed parameters).
-
-    Raises:
-        ClaimError: when the rule cannot be applied to these samples.
-    """
-    arrays = {name: np.asarray(value, float) for name, value in samples.items() if value is not None}
-    given = arrays if claim.value is None else {**arrays, "value": claim.value}
-    if not arrays or any(sample.size == 0 for sample in arrays.values()):
-        return Verdict(claim, NOT_ASSESSED, "nothing", unassessed or "no samples were given")
-    broken = [name for name, sample in arrays.items() if np.isnan(sample).any()]
-    try:
-        reproduced = bool(np.all(evaluate(claim.accept, given)))
-        trend = claim.trend is not None and bool(np.all(evaluate(claim.trend, given)))
-        measured = _measured(claim, arrays, given)
-    except RuleError as error:
-        raise ClaimError(f"claim {claim.id!r}: {error}.") from None
-    if unassessed:
-        return Verdict(claim, NOT_ASSESSED, measured, unassessed)
-    if broken:
-        return Verdict(claim, NOT_REPRODUCED, measured, f"NaN in {', '.join(broken)}")
-    if reproduced:
-        return Verdict(claim, REPRODUCED, measured)
-    return Verdict(claim, SAME_TREND if trend else NOT_REPRODUCED, measured)
-
-
-def _measured(claim: Claim, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> str:
-    if claim.measure is not None:
-        return f"{float(np.mean(evaluate(claim.measure, given))):.4g}"
-    parts = []
-    for name, sample in arrays.items():
-        if sample.size == 1:
-            parts.append(f"{name} {sample.item():.4g}")
-        else:
-            parts.append(f"{name} {sample.mean():.4g} [{sample.min():.4g}, {sample.max():.4g}] n={sample.size}")
-    return "; ".join(parts)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ctml.companion.cache import Cache, write_atomically
+from ctml.companion.files import write_atomically
+from ctml.companion.runs.cache import Cache
 
 
 def test_what_is_stored_comes_back_and_the_checkpoint_goes(tmp_path: Path) -> None:

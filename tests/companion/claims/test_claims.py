@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from ctml.companion.claims import Claim, ClaimError, judge, read_claims
-from ctml.companion.rules import RuleError, evaluate, read_rule
+from ctml.companion.claims.rules import RuleError, evaluate, read_rule
 
 CLAIM = Claim(
     "demo-a", "small", "Eq. 1", "number", "n", "max(error) <= value", "quick", "seen", "median(error) <= value", 0.1

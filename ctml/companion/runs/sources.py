@@ -29,7 +29,7 @@ class Sources:
     """The modules of a project: every package in its root folder, and the package that this file belongs to."""
 
     def __init__(self, root: Path) -> None:
-        own = Path(__file__).resolve().parents[1]
+        own = Path(__file__).resolve().parents[2]
         self._folders = {own.name: own.parent}
         self._folders |= {p.parent.name: root for p in root.glob("*/__init__.py")}
         self._digests: dict[Path, str] = {}

@@ -18,9 +18,9 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from ctml.companion.cache import write_atomically
+from ctml.companion.files import write_atomically
 from ctml.companion.pairing import read_source, stable_ids
-from ctml.companion.work import leave_with
+from ctml.companion.runs.worker import leave_with
 
 KERNEL = "ctml"
 
@@ -102,7 +102,7 @@ def _prepare_kernel(build: Path, order: dict[str, Any]) -> None:
         "language": "python",
     }
     write_atomically(build / "jupyter" / "kernels" / KERNEL / "kernel.json", json.dumps(spec).encode())
-    own = str(Path(__file__).resolve().parents[2])
+    own = str(Path(__file__).resolve().parents[3])
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(build / "jupyter"), os.environ.get("JUPYTER_PATH")]))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [order["root"], own, os.environ.get("PYTHONPATH")]))
     os.environ["CTML_ROOT"] = order["root"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctml.companion.cache import write_atomically
 from ctml.companion.claims import VERDICTS
+from ctml.companion.files import write_atomically
 from ctml.companion.project import PRESETS, Notebook, Project
 
 _PUBLISHED = PRESETS[1:]

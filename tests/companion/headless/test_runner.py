@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from ctml.companion.__main__ import main
-from ctml.companion.job import Job
+from ctml.companion.headless.job import Job
 from ctml.companion.project import Project
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]

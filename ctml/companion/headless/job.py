@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ctml.companion.cache import write_atomically
 from ctml.companion.claims import claims_of
+from ctml.companion.files import write_atomically
 from ctml.companion.manifest import file_hash, versions
 from ctml.companion.pairing import read_source, with_header
 from ctml.companion.parameters import check_settings, read_parameters
 from ctml.companion.project import Notebook, Project, Refusal
-from ctml.companion.sources import Sources
+from ctml.companion.runs.sources import Sources
 
 _NAMES = {"notebook": "notebook", "claims": "claims.toml", "changed": "parameters"}
 

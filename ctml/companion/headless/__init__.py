@@ -1,0 +1,1 @@
+"""Notebooks without a person: the runner turns jobs into orders, and a process of its own executes each."""

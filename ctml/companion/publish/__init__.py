@@ -1,0 +1,1 @@
+"""What readers see: the tables in `results/` and the README, and the static site."""
