@@ -6,22 +6,27 @@ Invariants:
     * Meta-test tasks come from their own stream; nothing of training depends on them.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ctml.checks import at_least
+from ctml.checkpoint import Checkpoint
+from ctml.checks import at_least, positive
 from ctml.learners.base import Learner
 from ctml.losses import accuracy
 from ctml.rng import generator
+from ctml.settings import describe
 from ctml.statistics import Interval, interval
 from ctml.types import TaskBatch, TaskDistribution
+
+Watch = Mapping[str, Callable[[Learner], float | Tensor]]
+"""Names of quantities, and how each is read off the learner: a number, or a small tensor."""
 
 
 class NonFiniteMetaGradient(ArithmeticError):
@@ -30,10 +35,17 @@ class NonFiniteMetaGradient(ArithmeticError):
 
 @dataclass
 class History:
-    """What meta-training saw: the tasks' mean loss at each step, and validation scores at some."""
+    """What meta-training saw.
+
+    Attributes:
+        loss: the tasks' mean loss at each step.
+        validation: (steps taken, score).
+        watched: by name, (steps taken, value); a tensor is kept as nested lists.
+    """
 
     loss: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    watched: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -68,6 +80,8 @@ def meta_train(
     seed: int,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     validation: Validation | None = None,
+    watch: Watch | None = None,
+    watch_every: int = 100,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 250,
     device: torch.device | str = "cpu",
@@ -79,6 +93,9 @@ def meta_train(
         learner, optimizer, scheduler: the optimizer holds the learner's parameters; the scheduler steps with it.
         tasks: where the meta-batches are drawn, by the stream (seed, "meta-train").
         validation: keeps the parameters of the best score, which the learner ends with.
+        watch: quantities to record before the first step, after every `watch_every` steps and after the last, such
+            as `{"T": lambda learner: learner.horizon}`. A score by `meta_test` is one too: its tasks have a stream of
+            their own. What is read may not change the learner.
         checkpoint: file to resume from and to write to every `checkpoint_every` steps, atomically.
         progress: show a progress bar.
 
@@ -87,16 +104,26 @@ def meta_train(
 
     Raises:
         NonFiniteMetaGradient: with the step and the tasks; the last good checkpoint is kept.
-        ValueError: if the checkpoint belongs to a run with other settings.
+        ValueError: if the checkpoint belongs to a run with other settings (of learner, optimiser, scheduler, tasks,
+            validation, watch; the device is free), or has taken more steps than are asked for.
     """
     at_least("steps", steps, 0)
     at_least("meta_batch", meta_batch, 1)
+    at_least("watch_every", watch_every, 1)
     at_least("checkpoint_every", checkpoint_every, 1)
+    watch = dict(watch or {})
     stream = generator(seed, "meta-train")
-    run = _Run(learner, optimizer, scheduler, stream, {"seed": seed, "meta_batch": meta_batch})
-    checkpoint = Path(checkpoint) if checkpoint is not None else None
-    if checkpoint is not None and checkpoint.exists():
-        run.resume(checkpoint)
+    settings = describe(
+        seed=seed, meta_batch=meta_batch, learner=learner, optimizer=optimizer, scheduler=scheduler, tasks=tasks,
+        validation=validation, watch={name: watch_every for name in watch},
+    )  # fmt: skip
+    file = Checkpoint(checkpoint, settings)
+    run = _Run(learner, optimizer, scheduler, stream, watch)
+    saved = file.load(most=steps)
+    if saved is not None:
+        run.resume(saved)
+    else:
+        run.look()
     history = run.history
 
     for step in tqdm(
@@ -104,25 +131,55 @@ def meta_train(
     ):
         batch = tasks.sample(meta_batch, stream).to(device)
         losses = learner.meta_gradient(batch)
-        _refuse_non_finite(learner, losses, step, checkpoint)
+        _refuse_non_finite(learner, losses, step, file)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
         history.loss.append(float(losses.mean()))
         if validation is not None and (step + 1) % validation.every == 0:
             run.score(validation, seed, device)
-        if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
-            run.save(checkpoint)
+        if (step + 1) % watch_every == 0:
+            run.look()
+        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+            file.save(step + 1, run.state())
+    # Not in the file: a run that is later asked for more steps looks where one that was asked at once does.
+    if history.steps % watch_every:
+        run.look()
     run.restore_best()
     return history
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, rate: float, steps: int, warmup: float = 0.1
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return the schedule that rises to `rate` over a share `warmup` of the steps and falls to nearly 0 (Smith 2018).
+
+    Both along half cosines, from rate / 25 and to rate / 250,000; Adam's first beta moves the other way, 0.95 to 0.85
+    and back.
+    """
+    positive("rate", rate)
+    at_least("steps", steps, 1)
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup={warmup}: is a share of the steps, from 0 to 1")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warmup)
+    vars(schedule)["warmup"] = warmup  # torch keeps it under a private name, where no checkpoint compares it
+    return schedule
 
 
 class _Run:
     """Everything a checkpoint has to hold."""
 
-    def __init__(self, learner, optimizer, scheduler, stream, settings):
-        self.learner, self.optimizer, self.scheduler, self.stream = learner, optimizer, scheduler, stream
-        self.settings, self.history, self.best = settings, History(), None
+    def __init__(self, learner, optimizer, scheduler, stream, watch: Watch):
+        self.learner, self.optimizer, self.scheduler = learner, optimizer, scheduler
+        # A learner that draws, mini-batches say, goes on where it stopped as well.
+        own = [v for module in learner.modules() for v in vars(module).values() if isinstance(v, torch.Generator)]
+        self.streams = [stream, *own]
+        self.watch, self.history, self.best = watch, History(watched={name: [] for name in watch}), None
+
+    def look(self) -> None:
+        """Record what is watched."""
+        for name, read in self.watch.items():
+            self.history.watched[name].append((self.history.steps, _plain(name, read(self.learner))))
 
     def score(self, validation: Validation, seed: int, device) -> None:
         result = meta_test(
@@ -138,35 +195,35 @@ class _Run:
         if self.best is not None:
             self.learner.load_state_dict(self.best)
 
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": self.settings,
+    def state(self) -> dict:
+        return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
-            "stream": self.stream.get_state(),
-            "loss": self.history.loss,
-            "validation": self.history.validation,
+            "streams": [stream.get_state() for stream in self.streams],
+            "history": vars(self.history),
             "best": self.best,
         }
-        save_whole(state, path)
 
-    def resume(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != self.settings:
-            raise ValueError(
-                f"checkpoint={path} was written with {state['settings']}, this run has {self.settings}; "
-                "name another file or delete it"
-            )
+    def resume(self, state: dict) -> None:
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        self.stream.set_state(state["stream"])
-        self.history, self.best = History(state["loss"], [tuple(v) for v in state["validation"]]), state["best"]
+        for stream, at in zip(self.streams, state["streams"], strict=True):
+            stream.set_state(at)
+        self.history, self.best = History(**state["history"]), state["best"]
 
 
-def _refuse_non_finite(learner: Learner, losses: Tensor, step: int, checkpoint: Path | None) -> None:
+def _plain(name: str, value: object) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().tolist()
+    if isinstance(value, bool | int | float):
+        return value
+    raise TypeError(f"watch[{name!r}] gave {type(value).__name__}: must be a number or a tensor")
+
+
+def _refuse_non_finite(learner: Learner, losses: Tensor, step: int, file: Checkpoint) -> None:
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     # One number decides: a sum is finite only if every term is (an overflow of the sum itself is as bad a sign).
     if torch.isfinite(sum((g.sum() for g in gradients), start=losses.sum())):
@@ -175,7 +232,7 @@ def _refuse_non_finite(learner: Learner, losses: Tensor, step: int, checkpoint: 
     which = (
         f"tasks {bad} of the meta-batch have a non-finite loss" if bad else "the losses are finite, the gradient is not"
     )
-    kept = f"; the last good checkpoint is {checkpoint}" if checkpoint is not None and checkpoint.exists() else ""
+    kept = f"; the last good checkpoint is {file.path}" if file.exists else ""
     raise NonFiniteMetaGradient(
         f"meta-gradient at step {step} is not finite: {which}. "
         f"Try a smaller inner_lr, fewer inner_steps or a smaller outer rate{kept}"
@@ -230,22 +287,18 @@ def meta_test(
         tasks_at_once: tasks drawn and adapted together; part of the stream's definition.
     """
     at_least("n_tasks", n_tasks, 1)
+    at_least("tasks_at_once", tasks_at_once, 1)
     stream = generator(seed, purpose)
-    was_training = learner.training
+    modes = {module: module.training for module in learner.modules()}
     learner.eval()  # label smoothing and the like belong to meta-training
     scores: list[Tensor] = []
-    for start in range(0, n_tasks, tasks_at_once):
-        batch: TaskBatch = tasks.sample(min(tasks_at_once, n_tasks - start), stream).to(device)
-        for part in batch.split(learner.tasks_at_once):
-            adapted = learner.adapt(part.support, inner_steps)
-            scores.append(metric(learner.predict(adapted, part), part.query.y).cpu())
-    learner.train(was_training)
+    try:
+        for start in range(0, n_tasks, tasks_at_once):
+            batch: TaskBatch = tasks.sample(min(tasks_at_once, n_tasks - start), stream).to(device)
+            for part in batch.split(learner.tasks_at_once):
+                adapted = learner.adapt(part.support, inner_steps)
+                scores.append(metric(learner.predict(adapted, part), part.query.y).cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return MetaTest(torch.cat(scores), inner_steps, seed, getattr(learner.model, "norm", "none"))
-
-
-def save_whole(state: dict, path: Path) -> None:
-    """Write a checkpoint whole or not at all: a run that is killed here resumes from the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)

@@ -13,7 +13,19 @@ MODULES = sorted((ROOT / "ctml").rglob("*.py"))
 # A module may import from its own layer and from those before it. Theory, rl and data lie beside the learners: they use
 # what lies below and are used by notebooks alone.
 LAYERS = [
-    {"types", "trees", "rng", "checks", "statistics", "losses", "memory", "timing", "conjugate_gradients"},
+    {
+        "types",
+        "trees",
+        "rng",
+        "checks",
+        "settings",
+        "checkpoint",
+        "statistics",
+        "losses",
+        "memory",
+        "timing",
+        "conjugate_gradients",
+    },
     {"tasks", "models", "flows", "optimizers", "inner_solvers"},
     {"learners"},
     {"training"},

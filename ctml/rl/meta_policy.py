@@ -20,6 +20,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from ctml import trees
+from ctml.checkpoint import Checkpoint
 from ctml.checks import at_least, positive
 from ctml.flows.tableaus import Tableau
 from ctml.learners.rk_maml import ORDERS
@@ -28,7 +29,7 @@ from ctml.rl.policy import GaussianPolicy
 from ctml.rl.policy_gradient import Experience, gather, inner_gradient, inner_step, surrogate_and_divergence
 from ctml.rl.trpo import TRPO, Objective, Product, Taken
 from ctml.rng import generator
-from ctml.training import save_whole
+from ctml.settings import describe
 from ctml.types import Params
 
 
@@ -247,19 +248,17 @@ def meta_train_policy(
         checkpoint: file to resume from and to write to, atomically; a resumed run ends with the same numbers.
 
     Raises:
-        ValueError: if the checkpoint belongs to a run with another seed or meta-batch.
+        ValueError: if the checkpoint belongs to a run with other settings, or has taken more iterations than asked for.
     """
     at_least("iterations", iterations, 0)
     at_least("meta_batch", meta_batch, 1)
     at_least("checkpoint_every", checkpoint_every, 1)
     outer, history = outer or TRPO(), PolicyHistory()
     stream = generator(seed, "meta-train policy")
-    settings = {"seed": seed, "meta_batch": meta_batch}
-    path = Path(checkpoint) if checkpoint is not None else None
-    if path is not None and path.exists():
-        saved = torch.load(path, weights_only=True)
-        if saved["settings"] != settings:
-            raise ValueError(f"checkpoint={path} belongs to a run with {saved['settings']}, not {settings}; remove it")
+    settings = describe(seed=seed, meta_batch=meta_batch, method=method, outer=outer)
+    file = Checkpoint(checkpoint, settings)
+    saved = file.load(most=iterations)
+    if saved is not None:
         method.load(saved["theta"])
         stream.set_state(saved["stream"])
         history = PolicyHistory(**saved["history"])
@@ -268,12 +267,6 @@ def meta_train_policy(
         history.returns.append(returns)
         history.divergence.append(taken.divergence)
         history.moved.append(taken.shortened is not None)
-        if path is not None and ((i + 1) % checkpoint_every == 0 or i + 1 == iterations):
-            state = {
-                "settings": settings,
-                "theta": method.theta,
-                "stream": stream.get_state(),
-                "history": vars(history),
-            }
-            save_whole(state, path)
+        if (i + 1) % checkpoint_every == 0 or i + 1 == iterations:
+            file.save(i + 1, {"theta": method.theta, "stream": stream.get_state(), "history": vars(history)})
     return history

@@ -128,8 +128,23 @@ def test_a_resumed_run_ends_with_the_same_numbers(tmp_path):
     resumed, again = train(4, tmp_path / "run.pt")
     assert torch.equal(whole, resumed)
     assert again == history
-    with pytest.raises(ValueError, match="belongs to a run with"):
-        meta_train_policy(method(rk2(1)), iterations=4, meta_batch=2, seed=0, checkpoint=tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "option", "message"),
+    [
+        ({}, {"meta_batch": 2}, "with meta_batch=3, this run has meta_batch=2"),
+        ({}, {"outer": TRPO(0.02)}, "with outer.delta=0.01, this run has outer.delta=0.02"),
+        ({"inner_lr": 0.06}, {}, "with method.inner_lr=0.05, this run has method.inner_lr=0.06"),
+        ({"order": "second"}, {}, "with method.order='first', this run has method.order='second'"),
+        ({}, {"iterations": 1}, "has taken 2 steps already, this run asks for 1"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, option, message):
+    settings = {"iterations": 2, "meta_batch": TASKS, "seed": 0, "checkpoint": tmp_path / "run.pt", "progress": False}
+    meta_train_policy(method(rk2(1), torch.float32), **settings)
+    with pytest.raises(ValueError, match=message):
+        meta_train_policy(method(rk2(1), torch.float32, **changed), **settings | option)
 
 
 @pytest.mark.parametrize(
