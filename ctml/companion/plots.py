@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from ctml.companion import style
-from ctml.companion.claims.rules import ci_high, ci_low
+from ctml.statistics import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def interval_per_method(
     for name, values in samples.items():
         values, look = np.asarray(values, float).ravel(), style.method(name)
         mean, place = values.mean(), places[name]
-        half = float(ci_high(values)) - mean if values.size > 1 else None
+        half = interval(torch.tensor(values)).half_width if values.size > 1 else None
         if each:
             dots = (values, np.full(values.size, place))
             ax.plot(*(dots if horizontal else dots[::-1]), "o", color=look.color, alpha=0.35, markersize=4)
@@ -87,4 +88,5 @@ def interval_per_method(
 
 
 def _interval(samples: np.ndarray) -> tuple[list[float], list[float]]:
-    return [ci_low(row) for row in samples], [ci_high(row) for row in samples]
+    found = [interval(torch.tensor(row)) for row in samples]
+    return [i.low for i in found], [i.high for i in found]

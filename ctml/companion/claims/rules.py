@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+
+from ctml.statistics import Interval, interval
 
 
 class RuleError(ValueError):
@@ -18,12 +21,12 @@ class RuleError(ValueError):
 
 def ci_low(sample: Any, level: float = 0.95) -> float:
     """Return the lower end of the t-interval of the mean."""
-    return _interval(sample, level)[0]
+    return _interval(sample, level).low
 
 
 def ci_high(sample: Any, level: float = 0.95) -> float:
     """Return the upper end of the t-interval of the mean."""
-    return _interval(sample, level)[1]
+    return _interval(sample, level).high
 
 
 def overlaps(low: float, high: float, other_low: float, other_high: float) -> bool:
@@ -39,14 +42,11 @@ def slope(x: Any, y: Any) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def _interval(sample: Any, level: float) -> tuple[float, float]:
-    from scipy import stats
-
+def _interval(sample: Any, level: float) -> Interval:
     values = np.asarray(sample, float).ravel()
     if values.size < 2:
         raise RuleError(f"an interval needs two values or more, got {values.size}")
-    half = stats.t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
-    return float(values.mean() - half), float(values.mean() + half)
+    return interval(torch.tensor(values), level)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
