@@ -1,0 +1,104 @@
+"""What COMLN carries forward with the flow, and why that is stable (Deleu et al. 2022, section 3.3 and appendix D).
+
+    ds/dt = (softmax(L_0 - G s) - Y) / M,     dB/dt = A (I - G B),     B = ds/dL_0
+
+A = blockdiag(A_i) with A_i = (diag(p_i) - p_i p_i^T) / M and G = Phi Phi^T (x) I are positive semi-definite. So the
+rates, the eigenvalues of A G, are real and not negative, and with Y = G^1/2 B G^1/2
+
+    d(I - Y)/dt = -G^1/2 A G^1/2 (I - Y):     |I - Y| can only fall from its start
+
+The paper states the stability; its proof could not be read, the argument is ours.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from ctml.flows.gradient_flow import LINKS, Solver, integrate
+from ctml.flows.gradient_flow.forward import Sensitivities
+
+
+class Carried(NamedTuple):
+    """The state of forward mode at T, one axis for each index of the paper."""
+
+    s: Float[Tensor, "tasks M N"]
+    B: Float[Tensor, "tasks M N M N"]
+    """B[i,j]_nn' is B[:, i, n, j, n']."""
+    z: Float[Tensor, "tasks M N M M"]
+    """z[i,m,j]_n is z[:, i, n, m, j]."""
+    A: Float[Tensor, "tasks M N N"]
+    G: Float[Tensor, "tasks M M"]
+
+    def rates(self) -> Complex[Tensor, "tasks MN"]:
+        """Return the eigenvalues of A G: how fast the system contracts at T."""
+        return torch.linalg.eigvals(self._full_A() @ self._full_G())
+
+    def contraction(self) -> Float[Tensor, " tasks"]:
+        """Return |I - Y|, Y = G^1/2 B G^1/2, in the Frobenius norm, relative to its start."""
+        root = _root(self._full_G())
+        unit = torch.eye(root.shape[-1], dtype=root.dtype)
+        return (unit - root @ self._full_B() @ root).flatten(1).norm(dim=1) / len(unit) ** 0.5
+
+    def stability(self) -> dict[str, float]:
+        """Return the extremes over the tasks: the rates at T, the norms of B (spectral) and z, the contraction."""
+        rates = self.rates()
+        return {
+            "slowest": float(rates.real.min()),
+            "fastest": float(rates.real.max()),
+            "imaginary": float(rates.imag.abs().max()),
+            "B": float(torch.linalg.matrix_norm(self._full_B(), 2).max()),
+            "z": float(self.z.flatten(1).norm(dim=1).max()),
+            "contraction": float(self.contraction().max()),
+        }
+
+    def _full_B(self) -> Float[Tensor, "tasks MN MN"]:
+        return self.B.flatten(3).flatten(1, 2)
+
+    def _full_A(self) -> Float[Tensor, "tasks MN MN"]:
+        return torch.stack([torch.block_diag(*blocks) for blocks in self.A])
+
+    def _full_G(self) -> Float[Tensor, "tasks MN MN"]:
+        unit = torch.eye(self.s.shape[-1], dtype=self.s.dtype)
+        return torch.stack([torch.kron(gram.contiguous(), unit) for gram in self.G])
+
+
+def carried_forward(
+    features: Float[Tensor, "tasks M d"],
+    labels: Int[Tensor, "tasks M"],
+    head: Float[Tensor, "N d"],
+    horizon: float,
+    solver: Solver,
+    loss: str = "cross_entropy",
+) -> Carried:
+    """Integrate (s, B, z) to T from (0, 0, 0) and take them apart.
+
+    Args:
+        features, labels, head, horizon: Phi, y, W_0 and T.
+        solver: of the whole system.
+        loss: a key of `LINKS`; with "squared" A_i = I / M does not fade.
+    """
+    n_tasks, support, _ = features.shape
+    ways = len(head)
+    targets = F.one_hot(labels, ways).to(features.dtype)
+    weights = features.new_full((n_tasks, support), 1 / support)
+    time = features.new_tensor(horizon)
+    system = Sensitivities(features, targets, head.expand(n_tasks, -1, -1), time, weights, LINKS[loss])
+    start = features.new_zeros(n_tasks, system.numbers)
+    s, both = system.split(integrate(system.slope, start, solver).final)
+    B, z = both.split([support * ways, support * support], dim=-1)
+    return Carried(
+        s,
+        B.unflatten(-1, (support, ways)),
+        z.unflatten(-1, (support, support)),
+        system.curvature(system.residual(s)[1]) / horizon,
+        system.gram,
+    )
+
+
+def _root(matrix: Float[Tensor, "tasks n n"]) -> Float[Tensor, "tasks n n"]:
+    """Return the square root of positive semi-definite matrices."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT

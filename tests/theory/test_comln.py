@@ -1,0 +1,81 @@
+"""What is carried forward with the flow: against autograd through another solver, and the contraction it promises."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchdiffeq import odeint
+
+from ctml.flows import Adaptive
+from ctml.rng import generator
+from ctml.tasks import Embeddings
+from ctml.theory.comln import carried_forward
+
+TASKS = Embeddings(ways=3, shots=2, queries=0, d=8)
+TIGHT = Adaptive(1e-11, 1e-13)
+M, N = 6, 3
+
+
+@pytest.fixture
+def task():
+    stream = generator(0, "t")
+    return *TASKS.sample(2, stream).support, TASKS.head(stream)
+
+
+def velocity(s, L_0, G, labels, loss):
+    p = (L_0 - G @ s).softmax(-1) if loss == "cross_entropy" else L_0 - G @ s
+    return (p - F.one_hot(labels, N)) / M
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_b_and_z_are_derivatives_of_s_in_logits_and_gram_matrix(task, loss):
+    features, labels, head = task
+    carried = carried_forward(features, labels, head, 3.0, TIGHT, loss)
+    for i in range(2):
+
+        def s_of(L_0, G, i=i):
+            slope = lambda _, s: velocity(s, L_0, G, labels[i], loss)  # noqa: E731
+            return odeint(slope, torch.zeros_like(L_0), torch.tensor([0.0, 3.0]), rtol=1e-10, atol=1e-12)[-1]
+
+        L_0, G = features[i] @ head.mT, features[i] @ features[i].mT
+        in_L_0, in_G = torch.autograd.functional.jacobian(s_of, (L_0, G))
+        torch.testing.assert_close(carried.s[i], s_of(L_0, G), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(carried.B[i], in_L_0, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(carried.z[i], in_G + in_G.mT, rtol=1e-7, atol=1e-9)
+
+
+def test_rates_are_those_of_the_linearised_flow(task):
+    features, labels, head = task
+    carried = carried_forward(features, labels, head, 3.0, TIGHT)
+    for i in range(2):
+        L_0, G = features[i] @ head.mT, features[i] @ features[i].mT
+        slope = lambda s, i=i: velocity(s, L_0, G, labels[i], "cross_entropy")  # noqa: E731, B023
+        jacobian = torch.autograd.functional.jacobian(slope, carried.s[i]).reshape(M * N, M * N)
+        expected = torch.linalg.eigvals(-jacobian).real.sort().values
+        torch.testing.assert_close(carried.rates()[i].real.sort().values, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_it_contracts_from_one_and_fades_only_with_cross_entropy(task):
+    at = {
+        loss: [carried_forward(*task, horizon, TIGHT, loss) for horizon in (1e-6, 1.0, 100.0)]
+        for loss in ("cross_entropy", "squared")
+    }
+    for carried in at.values():
+        start, middle, end = (c.contraction() for c in carried)
+        torch.testing.assert_close(start, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-5)
+        assert (middle < start).all()
+        assert (end < middle).all()
+    fastest = {loss: [c.rates().real.max() for c in carried] for loss, carried in at.items()}
+    assert fastest["cross_entropy"][2] < 0.9 * fastest["cross_entropy"][0]
+    assert fastest["squared"][2] == pytest.approx(float(fastest["squared"][0]))
+
+
+def test_stability_states_the_extremes_over_the_tasks(task):
+    features, labels, head = task
+    both = carried_forward(features, labels, head, 3.0, TIGHT).stability()
+    each = [
+        carried_forward(f[None], y[None], head, 3.0, TIGHT).stability() for f, y in zip(features, labels, strict=True)
+    ]
+    for name, value in both.items():
+        extreme = min if name == "slowest" else max
+        assert value == pytest.approx(extreme(one[name] for one in each), abs=1e-8)
+    assert both["B"] <= 3.0 * 0.5 / M  # T max |A|
