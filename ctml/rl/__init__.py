@@ -6,9 +6,11 @@ Invariants:
 """
 
 from ctml.rl.environments import Environment, Navigation
-from ctml.rl.meta_policy import MetaPolicy, PolicyHistory, meta_train_policy
+from ctml.rl.meta_policy import MetaPolicy
+from ctml.rl.objective import fisher, objective
 from ctml.rl.policy import Gaussian, GaussianPolicy
 from ctml.rl.policy_gradient import Experience
+from ctml.rl.training import PolicyHistory, meta_train_policy, outer_step
 from ctml.rl.trajectories import Trajectories, rollout
 from ctml.rl.trpo import TRPO
 
@@ -22,6 +24,9 @@ __all__ = [
     "Navigation",
     "PolicyHistory",
     "Trajectories",
+    "fisher",
     "meta_train_policy",
+    "objective",
+    "outer_step",
     "rollout",
 ]

@@ -1,7 +1,7 @@
 """The linear feature baseline: an estimate of the reward to go by ridge regression, one per task (Duan et al. 2016).
 
 b(o, t) = w . [o, o*o, t, t^2, t^3, 1],   t = step / 100
-w = argmin sum_alive (b - R)^2 + ridge |w|^2
+w = argmin sum_taken (b - R)^2 + ridge |w|^2
 """
 
 import torch
@@ -27,7 +27,7 @@ def baseline(
 ) -> Float[Tensor, "tasks n horizon"]:
     """Fit on these very trajectories and return the fitted b at each of their steps."""
     x = features(trajectories)
-    weighted = x * trajectories.alive.flatten(1)[..., None]
+    weighted = x * trajectories.taken.flatten(1)[..., None]
     eye = torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
     w = torch.linalg.solve(weighted.mT @ x + ridge * eye, weighted.mT @ to_go.double().flatten(1)[..., None])
     return (x @ w)[..., 0].view_as(to_go).to(to_go.dtype)

@@ -1,6 +1,6 @@
 """Environments as batches: one call moves every trajectory of every task by one step of time.
 
-    goals ~ p(task);   o_0 = begin(goals, n);   (o_{t+1}, r_t, alive_{t+1}) = advance(a_t)
+    goals = sample(tasks);   o_0 = reset(goals, n);   (o_{t+1}, r_t, terminated_{t+1}) = step(a_t)
 
 A task is a row of `goals`; what a goal means is the environment's. An environment holds the state of one batch of
 trajectories at a time, so two interleaved rollouts need two environments.
@@ -17,7 +17,7 @@ from ctml.checks import at_least, positive
 
 Moved = tuple[
     Float[Tensor, "tasks n observation"], Float[Tensor, "tasks n"], Bool[Tensor, "tasks n"]
-]  # observations, rewards, and which trajectories go on
+]  # observations, rewards, and which trajectories have ended
 
 
 @runtime_checkable
@@ -28,17 +28,17 @@ class Environment(Protocol):
     actions: int
     horizon: int
 
-    def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks goal"]:
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks goal"]:
         """Draw the goals of `n_tasks` tasks."""
         ...
 
-    def begin(
+    def reset(
         self, goals: Float[Tensor, "tasks goal"], n: int, generator: torch.Generator
     ) -> Float[Tensor, "tasks n observation"]:
         """Start `n` trajectories per task and return what they see first."""
         ...
 
-    def advance(self, actions: Float[Tensor, "tasks n action"]) -> Moved:
+    def step(self, actions: Float[Tensor, "tasks n action"]) -> Moved:
         """Take one step with every trajectory."""
         ...
 
@@ -69,21 +69,21 @@ class Navigation:
         positive("reach", self.reach)
         at_least("stop_within", self.stop_within, 0)
 
-    def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 2"]:
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 2"]:
         """Draw goals uniformly from the square."""
         return self.reach * (2 * torch.rand(n_tasks, 2, generator=generator, device=generator.device) - 1)
 
-    def begin(self, goals: Float[Tensor, "tasks 2"], n: int, generator: torch.Generator) -> Float[Tensor, "tasks n 2"]:
+    def reset(self, goals: Float[Tensor, "tasks 2"], n: int, generator: torch.Generator) -> Float[Tensor, "tasks n 2"]:
         """Put all trajectories at the origin."""
         self._goals = goals[:, None, :]
         self._position = goals.new_zeros(len(goals), n, 2)
         return self._position
 
-    def advance(self, actions: Float[Tensor, "tasks n 2"]) -> Moved:
+    def step(self, actions: Float[Tensor, "tasks n 2"]) -> Moved:
         """Move by the clipped command."""
         self._position = self._position + actions.clamp(-self.speed, self.speed)
         squared = (self._position - self._goals).square().sum(-1)
-        return self._position, -squared, squared > self.stop_within**2
+        return self._position, -squared, ~(squared > self.stop_within**2)
 
     def best_return(self, goals: Float[Tensor, "tasks 2"]) -> Float[Tensor, " tasks"]:
         """Return the best return of a policy that knows the goal: full speed on each axis until the axis is done."""

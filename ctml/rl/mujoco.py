@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ctml.checks import at_least
@@ -44,6 +44,7 @@ class Body:
         fastest: end of the interval of goal velocities, m/s.
         control: cost of |a|^2 per step.
         survive: reward of every step.
+        noise: of the start, in positions and velocities.
         height: bounds of the torso's height, metres, outside which a trajectory ends; None never ends one.
     """
 
@@ -53,12 +54,13 @@ class Body:
     fastest: float
     control: float
     survive: float
+    noise: float
     height: tuple[float, float] | None
 
 
 BODIES = {
-    "half_cheetah": Body("HalfCheetah-v5", {}, 1, 2.0, 0.05, 0.0, None),
-    "ant": Body("Ant-v5", {"include_cfrc_ext_in_observation": False}, 2, 3.0, 0.005, 0.05, (0.2, 1.0)),
+    "half_cheetah": Body("HalfCheetah-v5", {}, 1, 2.0, 0.05, 0.0, 0.1, None),
+    "ant": Body("Ant-v5", {"include_cfrc_ext_in_observation": False}, 2, 3.0, 0.005, 0.05, 0.1, (0.2, 1.0)),
 }
 
 
@@ -85,7 +87,6 @@ class Locomotion:
         self.body, self.goal, self.horizon = BODIES[body], goal, horizon
         made = gymnasium_body(self.body)
         self.model, self.frame_skip, self.dt = made.model, made.frame_skip, made.dt
-        self.noise: float = made._reset_noise_scale
         self.rest = torch.from_numpy(np.concatenate([made.init_qpos, made.init_qvel]))
         made.close()
         self.positions, self.actions = self.model.nq, self.model.nu
@@ -94,25 +95,25 @@ class Locomotion:
         self._rollout = Rollout(nthread=threads)
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
 
-    def draw(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 1"]:
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Float[Tensor, "tasks 1"]:
         """Draw goal velocities (m/s), or directions: forward for every other task, so that both occur equally often."""
         if self.goal == "direction":
             return 1.0 - 2.0 * (torch.arange(n_tasks)[:, None] % 2)
         return self.body.fastest * torch.rand(n_tasks, 1, generator=generator)
 
-    def begin(
+    def reset(
         self, goals: Float[Tensor, "tasks 1"], n: int, generator: torch.Generator
     ) -> Float[Tensor, "tasks n observation"]:
         """Put all bodies near their rest, with Gymnasium's noise: positions uniform, velocities normal."""
         shape, draws = (len(goals), n), {"generator": generator, "dtype": torch.float64}
         state = self.rest.expand(*shape, -1).clone()
         q, v = state[..., : self.positions], state[..., self.positions :]
-        q += self.noise * (2 * torch.rand(q.shape, **draws) - 1)
-        v += self.noise * torch.randn(v.shape, **draws)
+        q += self.body.noise * (2 * torch.rand(q.shape, **draws) - 1)
+        v += self.body.noise * torch.randn(v.shape, **draws)
         self._goals, self._state = goals, state
         return self._observe()
 
-    def advance(self, actions: Float[Tensor, "tasks n action"]) -> Moved:
+    def step(self, actions: Float[Tensor, "tasks n action"]) -> Moved:
         """Hold the clipped actions for `frame_skip` steps of the physics."""
         actions = actions.clamp(*self._limits)
         before = self._state[..., 0]
@@ -124,17 +125,17 @@ class Locomotion:
         velocity = ((self._state[..., 0] - before) / self.dt).float()
         run = self._goals * velocity if self.goal == "direction" else -(velocity - self._goals).abs()
         reward = run - self.body.control * actions.square().sum(-1) + self.body.survive
-        return self._observe(), reward, self._goes_on()
+        return self._observe(), reward, self._terminated()
 
     def _observe(self) -> Float[Tensor, "tasks n observation"]:
         return self._state[..., self.body.hidden_positions :].float()
 
-    def _goes_on(self):
-        sound = self._state.isfinite().all(-1)
+    def _terminated(self) -> Bool[Tensor, "tasks n"]:
+        unsound = ~self._state.isfinite().all(-1)
         if self.body.height is None:
-            return sound
+            return unsound
         low, high = self.body.height
-        return sound & (self._state[..., 2] >= low) & (self._state[..., 2] <= high)
+        return unsound | (self._state[..., 2] < low) | (self._state[..., 2] > high)
 
 
 def gymnasium_body(body: Body) -> Any:
@@ -142,6 +143,6 @@ def gymnasium_body(body: Body) -> Any:
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        return gymnasium.make(body.environment, **body.options).unwrapped
+        return gymnasium.make(body.environment, reset_noise_scale=body.noise, **body.options).unwrapped
     finally:
         mujoco.set_mju_user_warning(before)

@@ -28,8 +28,8 @@ class Experience:
     """The steps of one batch of trajectories, flat within each task, with what the gradients need.
 
     Args:
-        advantages: A_t, mean 0 and standard deviation 1 over a task's steps, 0 where not alive.
-        share: 1 / (steps alive in the task) where alive, else 0: E_t is the sum weighted by it.
+        advantages: A_t, mean 0 and standard deviation 1 over a task's steps, 0 after a trajectory's end.
+        share: 1 / (steps taken in the task) where taken, else 0: E_t is the sum weighted by it.
         log_prob, acted: log pi and pi of the policy that acted.
         returns: undiscounted, one per trajectory.
     """
@@ -42,7 +42,7 @@ class Experience:
     acted: Gaussian
     returns: Float[Tensor, "tasks n"]
 
-    def every(self, stride: int) -> "Experience":
+    def thin(self, stride: int) -> "Experience":
         """Keep every `stride`-th step: enough for curvature, at a fraction of the cost."""
         log_std = self.acted.log_std
         part = {k: getattr(self, k)[:, ::stride] for k in ("observations", "actions", "advantages", "log_prob")}
@@ -52,7 +52,7 @@ class Experience:
             **part, share=share, acted=Gaussian(self.acted.mean[:, ::stride], log_std), returns=self.returns
         )
 
-    def of(self, tasks: slice) -> "Experience":
+    def select(self, tasks: slice) -> "Experience":
         """Keep some tasks."""
         part = {f.name: getattr(self, f.name)[tasks] for f in fields(self) if f.name != "acted"}
         return Experience(**part, acted=Gaussian(self.acted.mean[tasks], self.acted.log_std[tasks]))
@@ -66,11 +66,11 @@ class Experience:
 
 @torch.no_grad()
 def advantages(trajectories: Trajectories, discount: float) -> Float[Tensor, "tasks samples"]:
-    """Return the normalised advantages of every step, 0 where not alive."""
+    """Return the normalised advantages of every step, 0 after a trajectory's end."""
     to_go = trajectories.to_go(discount)
-    raw, alive = (to_go - baseline(trajectories, to_go)).flatten(1), trajectories.alive.flatten(1)
-    count = alive.sum(-1, keepdim=True)
-    centred = alive * (raw - (alive * raw).sum(-1, keepdim=True) / count)
+    raw, taken = (to_go - baseline(trajectories, to_go)).flatten(1), trajectories.taken.flatten(1)
+    count = taken.sum(-1, keepdim=True)
+    centred = taken * (raw - (taken * raw).sum(-1, keepdim=True) / count)
     spread = (centred.square().sum(-1, keepdim=True) / count).sqrt()
     return centred / (spread + torch.finfo(raw.dtype).eps)
 
@@ -88,14 +88,14 @@ def gather(
     """Run the policy and work out the advantages."""
     trajectories = rollout(environment, policy, params, goals, n, generator)
     observations, actions = trajectories.observations.flatten(1, 2), trajectories.actions.flatten(1, 2)
-    alive = trajectories.alive.flatten(1)
+    taken = trajectories.taken.flatten(1)
     mean = trajectories.mean.flatten(1, 2)
     acted = Gaussian(mean, trajectories.log_std.expand(len(mean), 1, -1))
     return Experience(
         observations,
         actions,
         advantages(trajectories, discount),
-        alive / alive.sum(-1, keepdim=True),
+        taken / taken.sum(-1, keepdim=True),
         acted.log_prob(actions),
         acted,
         trajectories.returns,
@@ -128,7 +128,7 @@ def inner_gradient(policy: nn.Module, params: Params, experience: Experience) ->
         found = []
         for tasks in experience.chunks():
             part = {k: v[tasks].detach().requires_grad_() for k, v in params.items()}
-            total = inner_loss(policy, part, experience.of(tasks)).sum()
+            total = inner_loss(policy, part, experience.select(tasks)).sum()
             found.append(torch.autograd.grad(total, list(part.values())))
     return {k: torch.cat(parts) for k, parts in zip(params, zip(*found, strict=True), strict=True)}
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -14,22 +14,27 @@ from ctml.types import Params
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What happened; a step that was not taken because the trajectory had ended has alive = 0.
+    """What happened; a step that was not taken because the trajectory had ended counts nowhere.
 
     Args:
         observations: what the policy saw before its action.
         actions: as drawn, before the environment clips them.
-        rewards: 0 where not alive.
-        alive: 1.0 where the step was taken.
+        rewards: 0 after the end.
+        terminated: whether the trajectory had ended before the step.
         mean, log_std: of the distributions that the actions were drawn from.
     """
 
     observations: Float[Tensor, "tasks n horizon observation"]
     actions: Float[Tensor, "tasks n horizon action"]
     rewards: Float[Tensor, "tasks n horizon"]
-    alive: Float[Tensor, "tasks n horizon"]
+    terminated: Bool[Tensor, "tasks n horizon"]
     mean: Float[Tensor, "tasks n horizon action"]
     log_std: Float[Tensor, "*tasks 1 action"]
+
+    @property
+    def taken(self) -> Float[Tensor, "tasks n horizon"]:
+        """1.0 where the step was taken, 0.0 after the end."""
+        return (~self.terminated).to(self.rewards.dtype)
 
     @property
     def returns(self) -> Float[Tensor, "tasks n"]:
@@ -75,13 +80,13 @@ class _Walk(nn.Module):
         self.policy = policy
 
     def forward(self, environment: Environment, goals: Tensor, n: int, generator: torch.Generator) -> Trajectories:
-        seen = environment.begin(goals, n, generator)
-        alive = torch.ones(seen.shape[:2], device=seen.device, dtype=seen.dtype)
+        seen = environment.reset(goals, n, generator)
+        terminated = torch.zeros(seen.shape[:2], device=seen.device, dtype=torch.bool)
         steps = []
         for _ in range(environment.horizon):
             acting = self.policy(seen)
             action = acting.sample(generator)
-            following, reward, goes_on = environment.advance(action)
-            steps.append((seen, action, reward * alive, alive, acting.mean))
-            seen, alive = following, alive * goes_on
+            following, reward, ended = environment.step(action)
+            steps.append((seen, action, reward * ~terminated, terminated, acting.mean))
+            seen, terminated = following, terminated | ended
         return Trajectories(*(torch.stack(part, 2) for part in zip(*steps, strict=True)), log_std=acting.log_std)

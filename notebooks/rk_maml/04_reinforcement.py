@@ -51,7 +51,7 @@ import ctml
 from ctml import trees
 from ctml.companion import Study, choose, style
 from ctml.flows.tableaus import EULER, rk2
-from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, rollout
+from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, objective, outer_step, rollout
 from ctml.rl.trpo import gradient_of_surrogate
 
 try:
@@ -137,8 +137,8 @@ pd.DataFrame({"navigation": asdict(config.navigation), **{k: asdict(v) for k, v 
 # |---|---|---|
 # | $D_j$ | `method.collect(goals, stream).experience[j]` | `(tasks, samples, ...)` |
 # | $\theta^{(j)}$ | `method.stage_points(theta, stages)` | parameters with a leading task axis |
-# | $J$, KL | `method.objective(stages)(theta)` | two numbers, in parts of some tasks each, to be summed |
-# | $v\mapsto\nabla^2{\rm KL}\,v$ | `method.fisher(stages)(v)` | `(d,)` |
+# | $J$, KL | `objective(method, stages)(theta)` | two numbers, in parts of some tasks each, to be summed |
+# | $v\mapsto\nabla^2{\rm KL}\,v$ | `fisher(method, stages)(v)` | `(d,)` |
 # | $a$, $q$, $\alpha$ | `tableau.b`, `tableau.a`, `inner_lr` | |
 
 
@@ -167,9 +167,9 @@ def make_method(place: str, recipe: Recipe, a2: str, seed: int, order: str) -> M
 # %%
 check = make_method("navigation", config.navigation, "3/4", 0, "first")
 stream = ctml.generator(0, "check")
-goals = check.environment.draw(config.navigation.tasks, stream)
+goals = check.environment.sample(config.navigation.tasks, stream)
 stages = check.collect(goals, stream)
-_, surrogate_gradient = gradient_of_surrogate(check.objective(stages), check.theta)
+_, surrogate_gradient = gradient_of_surrogate(objective(check, stages), check.theta)
 by_stage = []
 for point, seen in zip(check.stage_points(check.theta, stages), stages.experience, strict=True):
     # REINFORCE written out at the stage's own parameters, task by task in one call
@@ -178,7 +178,7 @@ for point, seen in zip(check.stage_points(check.theta, stages), stages.experienc
     gradients = torch.autograd.grad(-(log_prob * seen.advantages * seen.share).sum(), list(leaf.values()))
     by_stage.append(torch.cat([g.mean(0).flatten() for g in gradients]))
 expected = 0.25 * by_stage[0] + 0.75 * by_stage[1]
-taken, _ = check.outer_step(goals, TRPO(config.navigation.delta), stream)
+taken, _ = outer_step(check, goals, TRPO(config.navigation.delta), stream)
 print(
     f"surrogate's gradient against the weighted policy gradients: {float((surrogate_gradient - expected).norm() / expected.norm()):.1e}"
 )
@@ -201,7 +201,7 @@ def train(place: str, a2: str, seed: int) -> dict:
     history = meta_train_policy(
         method, iterations=recipe.iterations, meta_batch=recipe.tasks, seed=seed, outer=TRPO(recipe.delta), checkpoint=study.checkpoint(), progress=False
     )  # fmt: skip
-    goals = method.environment.draw(config.test_tasks, ctml.generator(0, "test goals"))
+    goals = method.environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
     rates = [recipe.inner_lr, recipe.inner_lr / 2, recipe.inner_lr / 2]
     tested = method.returns(goals, rates, ctml.generator(seed, "test actions")).mean(1)
     return {"history": history.returns, "tested": tested.tolist(), "theta": method.theta}
@@ -243,7 +243,7 @@ STYLES = {
 }
 navigation = table[table.place == "navigation"]
 environment = Navigation(config.navigation.horizon)
-test_goals = environment.draw(config.test_tasks, ctml.generator(0, "test goals"))
+test_goals = environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
 ceiling = float(environment.best_return(test_goals).mean())
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
 for a2, name in STYLES.items():
@@ -335,7 +335,7 @@ def seconds_per_iteration(hidden: int, threads: int, repeats: int = 15, patience
     stream, found = ctml.generator(0, "speed"), []
     while len(found) <= repeats and sum(found) < patience:
         started = time.perf_counter()
-        method.outer_step(method.environment.draw(recipe.tasks, stream), TRPO(), stream)
+        outer_step(method, method.environment.sample(recipe.tasks, stream), TRPO(), stream)
         found.append(time.perf_counter() - started)
     torch.set_num_threads(before)
     return found[1:] or found
@@ -345,10 +345,10 @@ def physics_per_second(bodies: int = 200, steps: int = 50) -> dict[str, float]:
     """Environment steps per second of half-cheetah."""
     fleet = Locomotion("half_cheetah", "direction")
     stream = ctml.generator(0, "speed")
-    fleet.begin(fleet.draw(2, stream), bodies // 2, stream)
+    fleet.reset(fleet.sample(2, stream), bodies // 2, stream)
     started = time.perf_counter()
     for _ in range(steps):
-        fleet.advance(2 * torch.rand(2, bodies // 2, fleet.actions, generator=stream) - 1)
+        fleet.step(2 * torch.rand(2, bodies // 2, fleet.actions, generator=stream) - 1)
     batched = bodies * steps / (time.perf_counter() - started)
     single = gymnasium_body(fleet.body)
     single.reset(seed=0)

@@ -1,5 +1,6 @@
 """Half-cheetah and ant move as Gymnasium's own environments do; skipped where MuJoCo is not installed."""
 
+import inspect
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ def test_moves_as_gymnasium(body):
     environment = Locomotion(body, "direction", threads=2)
     stream, n, steps = generator(0, "m"), 2, 5
     goals = torch.tensor([[1.0], [-1.0]])
-    seen = environment.begin(goals, n, stream)
+    seen = environment.reset(goals, n, stream)
     theirs = []
     for state in environment._state.flatten(0, 1).numpy():
         made = gymnasium.make(BODIES[body].environment, **BODIES[body].options)
@@ -31,7 +32,7 @@ def test_moves_as_gymnasium(body):
     assert seen.shape == (2, n, theirs[0].observation_space.shape[0])
     for _ in range(steps):
         actions = 2 * torch.rand(2, n, environment.actions, generator=stream) - 1
-        seen, _, _ = environment.advance(actions)
+        seen, _, _ = environment.step(actions)
         for k, made in enumerate(theirs):
             expected = made.step(actions.flatten(0, 1)[k].numpy())[0]
             np.testing.assert_allclose(seen.flatten(0, 1)[k].numpy(), expected, rtol=1e-3, atol=1e-4)
@@ -42,14 +43,14 @@ def test_rewards_are_the_papers():
     runs = {}
     for goal, goals in (("direction", [[1.0], [-1.0]]), ("velocity", [[0.0], [1.5]])):
         environment = Locomotion("half_cheetah", goal, threads=1)
-        environment.begin(torch.tensor(goals), 1, generator(0, "m"))
+        environment.reset(torch.tensor(goals), 1, generator(0, "m"))
         environment._state[1] = environment._state[0]
         before = environment._state[0, 0, 0].clone()
         actions = torch.full((2, 1, environment.actions), 0.5)
-        _, reward, goes_on = environment.advance(actions)
+        _, reward, terminated = environment.step(actions)
         velocity = (environment._state[0, 0, 0] - before) / environment.dt
         runs[goal] = reward[:, 0] + 0.05 * 6 * 0.5**2
-        assert goes_on.all()
+        assert not terminated.any()
     torch.testing.assert_close(runs["direction"], velocity.float() * torch.tensor([1.0, -1.0]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         runs["velocity"], -(velocity.float() - torch.tensor([0.0, 1.5])).abs(), rtol=1e-4, atol=1e-5
@@ -58,18 +59,24 @@ def test_rewards_are_the_papers():
 
 def test_goals_and_starts_are_reproducible():
     a, b = (Locomotion("ant", "velocity", threads=t) for t in (1, 2))
-    goals = a.draw(3, generator(0, "g"))
-    assert torch.equal(goals, b.draw(3, generator(0, "g")))
+    goals = a.sample(3, generator(0, "g"))
+    assert torch.equal(goals, b.sample(3, generator(0, "g")))
     assert goals.min() >= 0 and goals.max() <= 3
-    assert torch.equal(a.begin(goals, 2, generator(0, "s")), b.begin(goals, 2, generator(0, "s")))
+    assert torch.equal(a.reset(goals, 2, generator(0, "s")), b.reset(goals, 2, generator(0, "s")))
     actions = torch.ones(3, 2, a.actions)
     for _ in range(3):
-        left, right = a.advance(actions), b.advance(actions)
+        left, right = a.step(actions), b.step(actions)
     assert all(torch.equal(x, y) for x, y in zip(left, right, strict=True))
 
 
+@pytest.mark.parametrize("body", ["half_cheetah", "ant"])
+def test_the_noise_of_the_start_is_gymnasiums_own(body):
+    made = gymnasium.make(BODIES[body].environment).unwrapped
+    assert BODIES[body].noise == inspect.signature(type(made)).parameters["reset_noise_scale"].default
+
+
 def test_directions_come_in_equal_numbers():
-    assert Locomotion("half_cheetah", "direction", threads=1).draw(4, generator(0, "g"))[:, 0].tolist() == [
+    assert Locomotion("half_cheetah", "direction", threads=1).sample(4, generator(0, "g"))[:, 0].tolist() == [
         1,
         -1,
         1,
@@ -79,10 +86,10 @@ def test_directions_come_in_equal_numbers():
 
 def test_an_ant_that_jumps_has_ended():
     environment = Locomotion("ant", "direction", threads=1)
-    environment.begin(torch.ones(1, 1), 2, generator(0, "m"))
+    environment.reset(torch.ones(1, 1), 2, generator(0, "m"))
     environment._state[0, 1, 2] = 1.5
-    _, _, goes_on = environment.advance(torch.zeros(1, 2, environment.actions))
-    assert goes_on.tolist() == [[True, False]]
+    _, _, terminated = environment.step(torch.zeros(1, 2, environment.actions))
+    assert terminated.tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize(

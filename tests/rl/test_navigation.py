@@ -35,7 +35,7 @@ class Certain(tuple):
 
 def test_a_policy_that_knows_the_goal_has_the_best_return():
     environment, stream = Navigation(), generator(0, "goals")
-    goals = environment.draw(200, stream)
+    goals = environment.sample(200, stream)
     assert goals.abs().max() <= 0.5
     found = rollout(environment, TowardsGoal(goals), {}, goals, 1, stream).returns[:, 0]
     torch.testing.assert_close(found, environment.best_return(goals), rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_a_policy_that_knows_the_goal_has_the_best_return():
 
 def test_no_noisy_policy_beats_the_best_return():
     environment, stream = Navigation(stop_within=0.05), generator(0, "goals")
-    goals = environment.draw(50, stream)
+    goals = environment.sample(50, stream)
     found = rollout(environment, TowardsGoal(goals + 0.01), {}, goals, 1, stream).returns[:, 0]
     assert (found <= environment.best_return(goals) + 1e-6).all()
 
@@ -51,26 +51,27 @@ def test_no_noisy_policy_beats_the_best_return():
 def test_rewards_and_the_end_of_a_trajectory():
     environment = Navigation(horizon=4, stop_within=0.01)
     goals = torch.tensor([[0.2, 0.0], [0.0, -0.5]])
-    environment.begin(goals, 1, generator(0, "-"))
-    position, reward, goes_on = environment.advance(torch.tensor([[[9.0, 0.0]], [[0.0, -0.05]]]))
+    environment.reset(goals, 1, generator(0, "-"))
+    position, reward, terminated = environment.step(torch.tensor([[[9.0, 0.0]], [[0.0, -0.05]]]))
     torch.testing.assert_close(position[:, 0], torch.tensor([[0.1, 0.0], [0.0, -0.05]]))  # clipped at 0.1
     torch.testing.assert_close(reward[:, 0], torch.tensor([-0.01, -0.2025]))
-    assert goes_on.all()
-    _, _, goes_on = environment.advance(torch.tensor([[[0.1, 0.0]], [[0.0, 0.0]]]))
-    assert goes_on[:, 0].tolist() == [False, True]
+    assert not terminated.any()
+    _, _, terminated = environment.step(torch.tensor([[[0.1, 0.0]], [[0.0, 0.0]]]))
+    assert terminated[:, 0].tolist() == [True, False]
 
 
 def test_nothing_counts_after_the_end():
     environment = Navigation(horizon=6, stop_within=0.1)
     goals = torch.tensor([[0.25, 0.0]])
     seen = rollout(environment, TowardsGoal(goals), {}, goals, 1, generator(0, "-"))
-    assert seen.alive[0, 0].tolist() == [1, 1, 0, 0, 0, 0]
+    assert seen.terminated[0, 0].tolist() == [False, False, True, True, True, True]
+    assert seen.taken[0, 0].tolist() == [1, 1, 0, 0, 0, 0]
     assert (seen.rewards[0, 0, 2:] == 0).all()
 
 
 def test_the_same_seed_gives_the_same_trajectories():
     environment = Navigation(horizon=20)
-    goals = environment.draw(3, generator(0, "goals"))
+    goals = environment.sample(3, generator(0, "goals"))
 
     def run(seed):
         return rollout(environment, policy(), {}, goals, 5, generator(seed, "act"))
@@ -81,7 +82,7 @@ def test_the_same_seed_gives_the_same_trajectories():
 
 def test_rewards_to_go_are_discounted_sums():
     environment = Navigation(horizon=7)
-    goals = environment.draw(2, generator(0, "goals"))
+    goals = environment.sample(2, generator(0, "goals"))
     seen = rollout(environment, policy(), {}, goals, 3, generator(0, "act"))
     by_hand = sum(0.9**k * seen.rewards[..., 2 + k] for k in range(5))
     torch.testing.assert_close(seen.to_go(0.9)[..., 2], by_hand)

@@ -24,7 +24,7 @@ def policy():
 
 
 def goals(environment):
-    return environment.draw(TASKS, generator(0, "goals")).double()
+    return environment.sample(TASKS, generator(0, "goals")).double()
 
 
 def per_task(policy):
@@ -55,27 +55,27 @@ def test_fisher_is_the_hessian_of_the_divergence():
     torch.testing.assert_close(hessian, torch.diag(torch.cat([x.flatten() for x in old.fisher()])))
 
 
-def test_baseline_is_ridge_regression_on_the_steps_alive(environment, policy):
+def test_baseline_is_ridge_regression_on_the_steps_taken(environment, policy):
     seen = rollout(environment, policy, {}, goals(environment), N, generator(0, "act"))
-    assert 0 < seen.alive.mean() < 1
+    assert 0 < seen.taken.mean() < 1
     to_go, ridge = seen.to_go(0.99), 1e-3
     found = baseline(seen, to_go, ridge)
     for i in range(TASKS):
-        kept = seen.alive[i].flatten() > 0
+        kept = seen.taken[i].flatten() > 0
         x, y = features(seen)[i][kept], to_go[i].flatten()[kept]
         x_ridge = torch.cat([x, ridge**0.5 * torch.eye(x.shape[1], dtype=x.dtype)])
         w = torch.linalg.lstsq(x_ridge, torch.cat([y, torch.zeros(x.shape[1], dtype=y.dtype)])).solution
         torch.testing.assert_close(found[i].flatten()[kept], x @ w, rtol=1e-6, atol=1e-8)
 
 
-def test_advantages_are_normalised_over_the_steps_alive(environment, policy):
+def test_advantages_are_normalised_over_the_steps_taken(environment, policy):
     seen = rollout(environment, policy, {}, goals(environment), N, generator(0, "act"))
-    found, alive = advantages(seen, 0.99), seen.alive.flatten(1) > 0
+    found, taken = advantages(seen, 0.99), seen.taken.flatten(1) > 0
     for i in range(TASKS):
-        kept = found[i][alive[i]]
+        kept = found[i][taken[i]]
         assert float(kept.mean()) == pytest.approx(0, abs=1e-9)
         assert float(kept.std(correction=0)) == pytest.approx(1, rel=1e-6)
-        assert (found[i][~alive[i]] == 0).all()
+        assert (found[i][~taken[i]] == 0).all()
 
 
 def test_inner_gradient_is_the_derivative_of_each_tasks_loss(environment, policy):
@@ -100,6 +100,6 @@ def test_surrogate_starts_with_reinforces_gradient_and_no_divergence(environment
 
 
 def test_every_other_step_still_averages(environment, policy):
-    seen = gather(environment, policy, per_task(policy), goals(environment), N, 0.99, generator(0, "act")).every(2)
+    seen = gather(environment, policy, per_task(policy), goals(environment), N, 0.99, generator(0, "act")).thin(2)
     torch.testing.assert_close(seen.share.sum(-1), torch.ones(TASKS, dtype=torch.float64))
     assert seen.observations.shape[1] == N * environment.horizon // 2
