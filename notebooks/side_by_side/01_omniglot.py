@@ -49,6 +49,7 @@ from ctml.companion import Study, choose, style
 from ctml.models import Conv4
 from ctml.tasks import FewShot
 from ctml.timing import in_turns
+from ctml.training import one_cycle
 
 # %% [markdown]
 # ## 2 Parameters
@@ -296,7 +297,7 @@ def make_schedule(optimizer, rate):
     """A constant outer rate, or one that rises over the first tenth and then falls along a half cosine."""
     if config.schedule == "constant":
         return None
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=config.meta_steps, pct_start=0.1)
+    return one_cycle(optimizer, rate, config.meta_steps)
 
 
 # %%
