@@ -43,13 +43,13 @@ from torch import nn
 import ctml
 from ctml.companion import Study, choose, style
 from ctml.flows import FixedSteps, adapt_head
-from ctml.flows.maml_field import LossSet, maml_field
+from ctml.flows.maml_field import maml_field
 from ctml.flows.maml_flow import flow
 from ctml.flows.tableaus import EULER, KUTTA3, MIDPOINT, RK4
 from ctml.models import MLP
-from ctml.tasks import Quadratic, Sinusoid
+from ctml.tasks import Cosine, Quadratic, Sinusoid
 from ctml.theory.anil import curvature
-from ctml.theory.anil_instances import CosineTask, QuadraticTasks
+from ctml.theory.anil_instances import QuadraticTasks
 from ctml.theory.fo_b_maml import QSuite
 
 # %% [markdown]
@@ -97,7 +97,7 @@ axes, _ = torch.linalg.qr(torch.randn(2, 2, generator=stream, dtype=torch.float6
 hessian = axes @ torch.diag(torch.tensor([0.4, 6.0], dtype=torch.float64)) @ axes.T
 tasks = Quadratic(hessian.expand(5, 2, 2), torch.randn(5, 2, generator=stream, dtype=torch.float64))
 alpha = 0.05
-field = maml_field(LossSet.oracle(tasks), alpha)
+field = maml_field(tasks, alpha)
 starts = torch.tensor([[3.0, 3.0], [-3.0, 2.5], [2.5, -3.0]], dtype=torch.float64)
 smooth = flow(field, starts, torch.linspace(0, 15, 400, dtype=torch.float64))
 
@@ -105,7 +105,7 @@ fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 x = torch.linspace(-3.5, 3.5, 80, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(x, x, indexing="xy"), -1)
 adapted = grid[..., None, :] - alpha * tasks.gradient(grid)
-ax.contour(x, x, tasks.at(adapted).mean(-1), 18, colors="0.8", linewidths=0.6)
+ax.contour(x, x, tasks.query(adapted).mean(-1), 18, colors="0.8", linewidths=0.6)
 for i, start in enumerate(starts):
     ax.plot(*smooth[:, i].T, color=style.COLOURS["maml_flow"], label="MAML ODE" if i == 0 else None)
     for beta, marker in ((0.1, "."), (0.6, "x")):
@@ -281,7 +281,7 @@ origin = torch.zeros(1, 6, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.f
 top = torch.linspace(-3, 3, 201, dtype=torch.float64)[:, None], torch.zeros(201, 0, dtype=torch.float64)
 fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 falls = [float(curvature(convex, *origin, 0.5, int(n)).ww.max()) for n in inner_steps]
-grows = [float(curvature(CosineTask(), *top, 0.3, int(n)).ww.max()) for n in inner_steps]
+grows = [float(curvature(Cosine.of(0.3), *top, 0.3, int(n)).ww.max()) for n in inner_steps]
 ax.semilogy(inner_steps, falls, **style.method("anil").line() | {"label": "strongly convex"})
 ax.semilogy(
     inner_steps, grows, **style.method("anil").line() | {"label": "nonconvex", "linestyle": "--", "marker": "v"}

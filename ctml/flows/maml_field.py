@@ -9,12 +9,10 @@ Source: Xu, Chen and Karbasi 2021 (the MAML ODE; its formula is written out here
 Invariants:
     * A field maps points `(*points, d)` to velocities of the same shape; points do not see each other.
     * With support and query sets, the inner gradient and H_i belong to the support loss, the outer gradient to the
-      query loss; in the paper's oracle setting both are the same function f_i.
+      query loss; in the paper's oracle setting both are the same function f_i (`ctml.tasks.Quadratic` and others).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,69 +20,29 @@ from torch import Tensor
 
 from ctml import trees
 from ctml.checks import positive
+from ctml.tasks.analytic import Losses, LossFunctions, TaskLosses, expand
 from ctml.types import Examples, TaskBatch
 
 Field = Callable[[Tensor], Tensor]
 """Maps points (*points, d) to velocities (*points, d)."""
 
-Losses = Callable[[Tensor], Tensor]
-"""Maps each task's own point (..., tasks, d) to its loss (..., tasks)."""
 
+def on_batch(learner, batch: TaskBatch) -> LossFunctions:
+    """Take the losses of a learner's model on the support and query sets of a fixed meta-batch."""
+    like = learner.shared()
 
-@runtime_checkable
-class Oracle(Protocol):
-    """A finite set of tasks that are functions of w alone, such as `ctml.tasks.Quadratic`."""
+    def losses(examples: Examples, context: Tensor | None) -> Losses:
+        def at(points: Tensor) -> Tensor:
+            def repeat(t: Tensor) -> Tensor:  # every initial point works on the same tasks
+                return t.expand(points.shape[:-2].numel(), *t.shape).flatten(0, 1)
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        ...
+            params = trees.unflatten(points.flatten(0, -2), like)
+            outputs = learner.forward(params, repeat(examples.x), None if context is None else repeat(context))
+            return learner.loss(outputs, repeat(examples.y)).view(points.shape[:-1])
 
-    def at(self, points: Tensor) -> Tensor:
-        """Return f_i(w_i) `(..., tasks)`, each task's loss at its own point `(..., tasks, d)`."""
-        ...
+        return at
 
-
-@dataclass(frozen=True)
-class LossSet:
-    """A finite set of tasks as functions of one flat parameter vector.
-
-    Args:
-        support: the losses that the inner step descends.
-        query: the losses that the adapted point is judged by.
-        n_tasks: how many there are.
-    """
-
-    support: Losses
-    query: Losses
-    n_tasks: int
-
-    @classmethod
-    def oracle(cls, tasks: Oracle) -> "LossSet":
-        """Take tasks whose support and query loss are the same function."""
-        return cls(tasks.at, tasks.at, tasks.n_tasks)
-
-    @classmethod
-    def of(cls, learner, batch: TaskBatch) -> "LossSet":
-        """Take the losses of a learner's model on the support and query sets of a fixed meta-batch."""
-        like, n_tasks = learner.shared(), batch.n_tasks
-
-        def losses(examples: Examples, context: Tensor | None) -> Losses:
-            def at(points: Tensor) -> Tensor:
-                def repeat(t: Tensor) -> Tensor:  # every initial point works on the same tasks
-                    return t.expand(points.shape[:-2].numel(), *t.shape).flatten(0, 1)
-
-                params = trees.unflatten(points.flatten(0, -2), like)
-                outputs = learner.forward(params, repeat(examples.x), None if context is None else repeat(context))
-                return learner.loss(outputs, repeat(examples.y)).view(points.shape[:-1])
-
-            return at
-
-        return cls(losses(batch.support, None), losses(batch.query, batch.support.x), n_tasks)
-
-    def everywhere(self, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points tasks d"]:
-        """Give every task its own view of shared points."""
-        return w[..., None, :].expand(*w.shape[:-1], self.n_tasks, w.shape[-1])
+    return LossFunctions(losses(batch.support, None), losses(batch.query, batch.support.x), batch.n_tasks)
 
 
 def gradients(losses: Losses, points: Float[Tensor, "... tasks d"]) -> Float[Tensor, "... tasks d"]:
@@ -106,28 +64,28 @@ def hessian_vector_products(
     return g.detach(), product
 
 
-def joint_field(losses: LossSet) -> Field:
+def joint_field(losses: TaskLosses) -> Field:
     """Make the field of joint training: dw/dt = -mean_i grad f_i(w), on the query losses."""
-    return lambda w: -gradients(losses.query, losses.everywhere(w)).mean(-2)
+    return lambda w: -gradients(losses.query, expand(w, losses.n_tasks)).mean(-2)
 
 
-def first_order_field(losses: LossSet, alpha: float) -> Field:
+def first_order_field(losses: TaskLosses, alpha: float) -> Field:
     """Make the first-order field: dw/dt = -mean_i grad f_i(w_i), in general the gradient of nothing."""
     positive("alpha", alpha)
 
     def field(w: Tensor) -> Tensor:
-        shared = losses.everywhere(w)
+        shared = expand(w, losses.n_tasks)
         return -gradients(losses.query, shared - alpha * gradients(losses.support, shared)).mean(-2)
 
     return field
 
 
-def maml_field(losses: LossSet, alpha: float) -> Field:
+def maml_field(losses: TaskLosses, alpha: float) -> Field:
     """Make the MAML field: dw/dt = -mean_i (I - alpha H_i(w)) grad f_i(w_i), the MAML ODE's right-hand side."""
     positive("alpha", alpha)
 
     def field(w: Tensor) -> Tensor:
-        shared = losses.everywhere(w)
+        shared = expand(w, losses.n_tasks)
         v = gradients(losses.query, shared - alpha * gradients(losses.support, shared))
         _, hv = hessian_vector_products(losses.support, shared, v)
         return -(v - alpha * hv).mean(-2)
@@ -152,25 +110,25 @@ def learner_field(learner, batch: TaskBatch) -> Field:
     return lambda w: torch.stack([at(point) for point in w.reshape(-1, w.shape[-1])]).view(w.shape)
 
 
-def maml_loss(losses: LossSet, alpha: float, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
+def maml_loss(losses: TaskLosses, alpha: float, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return the MAML loss F(w) = mean_i f_i(w - alpha grad f_i(w))."""
-    shared = losses.everywhere(w)
+    shared = expand(w, losses.n_tasks)
     return losses.query(shared - alpha * gradients(losses.support, shared)).mean(-1)
 
 
-def joint_gradient_norm(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
+def joint_gradient_norm(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return |mean_i grad f_i(w)|, which goes to 0 in joint training."""
     return joint_field(losses)(w).norm(dim=-1)
 
 
-def mean_inner_gradient_norm(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
+def mean_inner_gradient_norm(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return mean_i |grad f_i(w)|, which has a floor in joint training as soon as the tasks differ."""
-    return gradients(losses.support, losses.everywhere(w)).norm(dim=-1).mean(-1)
+    return gradients(losses.support, expand(w, losses.n_tasks)).norm(dim=-1).mean(-1)
 
 
-def heterogeneity(losses: LossSet, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
+def heterogeneity(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return sigma(w) = sqrt(mean_i |grad f_i(w) - grad f(w)|^2), by how much the tasks disagree."""
-    g = gradients(losses.query, losses.everywhere(w))
+    g = gradients(losses.query, expand(w, losses.n_tasks))
     return (g - g.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt()
 
 

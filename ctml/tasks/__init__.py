@@ -1,16 +1,18 @@
 """Where tasks come from."""
 
+from ctml.tasks.analytic import LossFunctions, TaskLosses, expand
 from ctml.tasks.embeddings import Embeddings
 from ctml.tasks.few_shot import FewShot
 from ctml.tasks.fixed_labels import FixedLabels
 from ctml.tasks.linear_regression import LinearRegression
 from ctml.tasks.logistic import Logistic
 from ctml.tasks.logistic_ridge import LogisticRidge
-from ctml.tasks.one_dimensional import CurvatureJump
+from ctml.tasks.one_dimensional import Cosine, CurvatureJump
 from ctml.tasks.quadratic import Quadratic
 from ctml.tasks.sinusoid import Sinusoid
 
 __all__ = [
+    "Cosine",
     "CurvatureJump",
     "Embeddings",
     "FewShot",
@@ -18,6 +20,9 @@ __all__ = [
     "LinearRegression",
     "Logistic",
     "LogisticRidge",
+    "LossFunctions",
     "Quadratic",
     "Sinusoid",
+    "TaskLosses",
+    "expand",
 ]

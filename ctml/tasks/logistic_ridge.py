@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ctml.checks import at_least, positive
+from ctml.tasks.analytic import TaskTable
 from ctml.tasks.logistic import Logistic
 
 
-@dataclass(frozen=True)
-class LogisticRidge:
+@dataclass(frozen=True, repr=False)
+class LogisticRidge(TaskTable):
     """A finite set of tasks, each a function of w alone (the oracle setting).
 
     Args:
@@ -52,15 +53,12 @@ class LogisticRidge:
         x, y = tasks.sample(n_tasks, generator).to(dtype=torch.float64).support
         return cls(x * (2 * y - 1)[..., None], ridge)
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.signed)
-
-    def at(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
+    def support(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w_i), each task's loss at its own point."""
         margins = torch.einsum("tnd,...td->...tn", self.signed, points.expand(*points.shape[:-2], len(self.signed), -1))
         return F.softplus(-margins).mean(-1) + 0.5 * self.ridge * points.square().sum(-1)
+
+    query = support  # the oracle setting: one function is both
 
     @property
     def smoothness(self) -> float:

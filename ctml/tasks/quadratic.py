@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ctml.checks import at_least, positive
+from ctml.tasks.analytic import TaskTable, quadratic
 
 
-@dataclass(frozen=True)
-class Quadratic:
+@dataclass(frozen=True, repr=False)
+class Quadratic(TaskTable):
     """A finite set of tasks f_i(w) = 1/2 (w - c_i)' H_i (w - c_i).
 
     These tasks have no examples: a loss is a function of w alone, the same for support and query
@@ -47,19 +48,15 @@ class Quadratic:
         hessian = (basis * eigenvalues[:, None]) @ basis.mT
         return cls(hessian.expand(n_tasks, dim, dim), spread * torch.randn(n_tasks, dim, **draws))
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.centre)
-
     def loss(self, w: Float[Tensor, "... d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w) for every task; w may carry leading axes."""
-        return self.at(w[..., None, :])
+        return self.support(w[..., None, :])
 
-    def at(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
+    def support(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w_i), each task's loss at its own point."""
-        r = points - self.centre
-        return 0.5 * torch.einsum("...td,tde,...te->...t", r, self.hessian, r)
+        return quadratic(self.hessian, points - self.centre)
+
+    query = support  # the oracle setting: one function is both
 
     def gradient(self, w: Float[Tensor, "... d"]) -> Float[Tensor, "... tasks d"]:
         """Return grad f_i(w) = H_i (w - c_i) for every task."""

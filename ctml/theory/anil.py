@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, vmap
 
 from ctml.checks import positive
+from ctml.tasks.analytic import expand
 from ctml.theory.anil_instances import Constants, Instance
 
 GEOMETRIES = ("strongly-convex", "nonconvex")
@@ -32,15 +33,16 @@ class Bounds(NamedTuple):
 
 def adapt(instance: Instance, w: Tensor, phi: Tensor, alpha: float, steps: int) -> Float[Tensor, "tasks n_w"]:
     """Return w_N of every task from the common start w `(n_w,)`."""
-    w = w.expand(instance.n_tasks, *w.shape)
+    tasks = instance.given(phi)
+    w = expand(w, tasks.n_tasks)
     for _ in range(steps):
-        w = w - alpha * grad(lambda w: instance.inner(w, phi).sum())(w)
+        w = w - alpha * grad(lambda w: tasks.support(w).sum())(w)
     return w
 
 
 def meta_objective(instance: Instance, w: Tensor, phi: Tensor, alpha: float, steps: int) -> Float[Tensor, ""]:
     """Return F(w, phi)."""
-    return instance.outer(adapt(instance, w, phi, alpha, steps), phi).mean()
+    return instance.given(phi).query(adapt(instance, w, phi, alpha, steps)).mean()
 
 
 def meta_gradient(

@@ -1,7 +1,8 @@
-"""Finite sets of tasks in two inner geometries: strongly convex (quadratic, log-cosh), nonconvex (cosine, two layers).
+"""Finite sets of tasks in two inner geometries: strongly convex (quadratic, log-cosh), nonconvex (two layers).
 
-A loss is a function of w and phi; gradients and constants come without any learner. The two strongly convex instances
-can also be written as a linear model on examples (`TwoBlocks`, `batch`, `loss`): then `ctml.ANIL` itself runs them.
+At common parameters phi an instance is `TaskLosses` in w; gradients and constants come without any learner. The two
+strongly convex instances can also be written as a linear model on examples (`TwoBlocks`, `batch`, `loss`): then
+`ctml.ANIL` itself runs them.
 """
 
 from dataclasses import dataclass
@@ -12,23 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.checks import at_least, positive
+from ctml.tasks.analytic import LossFunctions, TaskLosses, TaskTable, log_cosh, quadratic
 from ctml.types import Examples, TaskBatch
 
 
 @runtime_checkable
 class Instance(Protocol):
-    """A finite set of tasks whose losses are functions of w and phi alone."""
+    """Tasks with common parameters phi; `ctml.tasks.Cosine`, which has none, is one too."""
 
-    def inner(self, w: Float[Tensor, "tasks n_w"], phi: Float[Tensor, " n_phi"]) -> Float[Tensor, " tasks"]:
-        """Return L_S of every task at its own w."""
+    def given(self, phi: Float[Tensor, " n_phi"]) -> TaskLosses:
+        """Return the tasks at phi: L_S and L_Q, each as a function of the tasks' own w `(tasks, n_w)`."""
         ...
-
-    def outer(self, w: Float[Tensor, "tasks n_w"], phi: Float[Tensor, " n_phi"]) -> Float[Tensor, " tasks"]:
-        """Return L_Q of every task at its own w."""
-        ...
-
-    @property
-    def n_tasks(self) -> int: ...
 
 
 class Constants(NamedTuple):
@@ -65,8 +60,8 @@ class TwoBlocks(nn.Module):
         return x_w @ self.w.unsqueeze(-1) + x_phi @ self.phi.unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class QuadraticTasks:
+@dataclass(frozen=True, repr=False)
+class QuadraticTasks(TaskTable):
     """L_S = 1/2 (w - C phi - c)' A (w - C phi - c) and L_Q = 1/2 (w - D phi - d)' E (w - D phi - d)."""
 
     A: Float[Tensor, "tasks n_w n_w"]
@@ -103,18 +98,13 @@ class QuadraticTasks:
             definite(), scale * normal(n_w, n_phi), normal(n_w), definite(), scale * normal(n_w, n_phi), normal(n_w)
         )
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.A)
-
-    def inner(self, w, phi):
-        """Return L_S of every task."""
-        return _half_square(self.A, w - self.C @ phi - self.c)
-
-    def outer(self, w, phi):
-        """Return L_Q of every task."""
-        return _half_square(self.E, w - self.D @ phi - self.d)
+    def given(self, phi: Float[Tensor, " n_phi"]) -> TaskLosses:
+        """Return the tasks at phi."""
+        return LossFunctions(
+            support=lambda w: quadratic(self.A, w - self.C @ phi - self.c),
+            query=lambda w: quadratic(self.E, w - self.D @ phi - self.d),
+            n_tasks=self.n_tasks,
+        )
 
     def adapted(self, w: Tensor, phi: Tensor, alpha: float, steps: int) -> Float[Tensor, "tasks n_w"]:
         """Return w_N in closed form: s + (I - alpha A)^N (w - s), s = C phi + c."""
@@ -136,8 +126,8 @@ class QuadraticTasks:
         return 0.5 * (outputs - targets).square().flatten(1).sum(1)
 
 
-@dataclass(frozen=True)
-class LogCoshTasks:
+@dataclass(frozen=True, repr=False)
+class LogCoshTasks(TaskTable):
     """L = mean log cosh(X w + Z phi - y), strongly convex in w by the ridge (mu/2)|w|^2 of the support loss."""
 
     x: Float[Tensor, "tasks n n_w"]
@@ -157,18 +147,13 @@ class LogCoshTasks:
 
         return cls(n_w**-0.5 * normal(n_w), n_phi**-0.5 * normal(n_phi), 2 * normal(), ridge)
 
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.x)
-
-    def inner(self, w, phi):
-        """Return L_S of every task."""
-        return self._fit(w, phi)[0] + 0.5 * self.ridge * w.square().sum(-1)
-
-    def outer(self, w, phi):
-        """Return L_Q of every task."""
-        return self._fit(w, phi)[1]
+    def given(self, phi: Float[Tensor, " n_phi"]) -> TaskLosses:
+        """Return the tasks at phi."""
+        return LossFunctions(
+            support=lambda w: self._fit(w, phi)[0] + 0.5 * self.ridge * w.square().sum(-1),
+            query=lambda w: self._fit(w, phi)[1],
+            n_tasks=self.n_tasks,
+        )
 
     def _fit(self, w, phi):
         residuals = (self.x @ w[..., None])[..., 0] + self.z @ phi - self.y
@@ -206,24 +191,8 @@ class LogCoshTasks:
         return log_cosh(outputs - targets).flatten(1).mean(1)
 
 
-@dataclass(frozen=True)
-class CosineTask:
-    """L_S = cos w, L_Q = 1/2 (w - target)^2: nonconvex in one dimension, no phi; L = rho = 1."""
-
-    target: float = 0.3
-    n_tasks: int = 1
-
-    def inner(self, w, phi):
-        """Return L_S of the task."""
-        return w.cos().sum(-1)
-
-    def outer(self, w, phi):
-        """Return L_Q of the task."""
-        return 0.5 * (w - self.target).square().sum(-1)
-
-
-@dataclass(frozen=True)
-class TwoLayerTasks:
+@dataclass(frozen=True, repr=False)
+class TwoLayerTasks(TaskTable):
     """Regression by a two-layer head, L = 1/2 mean (v' tanh(U' (e^phi x)) - y)^2, w = (U, v); nonconvex.
 
     The common parameters phi scale the inputs; y = sin 2 u'x with a direction u for each task.
@@ -246,36 +215,18 @@ class TwoLayerTasks:
         return cls(x, torch.sin(2 * (x @ u)[..., 0]), hidden)
 
     @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(self.x)
-
-    @property
     def n_w(self) -> int:
         """Number of entries of U and v."""
         return (self.x.shape[-1] + 1) * self.hidden
 
-    def inner(self, w, phi):
-        """Return L_S of every task."""
-        return self._fit(w, phi)[0]
-
-    def outer(self, w, phi):
-        """Return L_Q of every task."""
-        return self._fit(w, phi)[1]
+    def given(self, phi: Float[Tensor, " inputs"]) -> TaskLosses:
+        """Return the tasks at phi."""
+        return LossFunctions(lambda w: self._fit(w, phi)[0], lambda w: self._fit(w, phi)[1], self.n_tasks)
 
     def _fit(self, w, phi):
-        U, v = w[:, : -self.hidden].unflatten(1, (-1, self.hidden)), w[:, -self.hidden :]
+        U, v = w[..., : -self.hidden].unflatten(-1, (-1, self.hidden)), w[..., -self.hidden :]
         outputs = (torch.tanh((self.x * phi.exp()) @ U) @ v[..., None])[..., 0]
         return (0.5 * (outputs - self.y).square()).unflatten(-1, (2, -1)).mean(-1).unbind(-1)
-
-
-def log_cosh(r: Tensor) -> Tensor:
-    """Return log cosh r without overflow."""
-    return r.abs() + torch.nn.functional.softplus(-2 * r.abs()) - torch.log(r.new_tensor(2.0))
-
-
-def _half_square(matrix: Tensor, r: Tensor) -> Tensor:
-    return 0.5 * torch.einsum("td,tde,te->t", r, matrix, r)
 
 
 def _eye_like(matrix: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Problems with known answers and the constants of FO-B-MAML's analysis, all derived here.
 
 Three problems, each a batch of tasks for `ctml.learners.proximal`:
-    QSuite   quadratic support and query losses: everything in closed form
-    GSuite   log cosh regressions: smooth, convex, not quadratic
-    Cosine   one dimension, f^ = cos: the objective F has curvature that grows with its gradient
+    QSuite              quadratic support and query losses: everything in closed form
+    GSuite              log cosh regressions: smooth, convex, not quadratic
+    ctml.tasks.Cosine   one dimension, f^ = cos: the objective F has curvature that grows with its gradient
 
 Invariants: float64 throughout; `take` picks tasks, so that several runs go through side by side.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -20,27 +20,14 @@ from ctml.checks import at_least, positive
 from ctml.inner_solvers import ClosedForm, InnerSolver, Newton, Objective, Solution, hessian
 from ctml.learners.imaml import implicit_estimate
 from ctml.learners.proximal import Estimate, gradient_of, solve_inner
+from ctml.tasks.analytic import TaskTable, log_cosh, quadratic
 from ctml.theory.rates import Rate, power
 
 Estimator = Callable[..., Estimate]
 
 
-@dataclass(frozen=True)
-class _Suite:
-    """What all problems share: picking tasks by index."""
-
-    @property
-    def n_tasks(self) -> int:
-        """Number of tasks."""
-        return len(getattr(self, fields(self)[0].name))
-
-    def take(self, index: Int[Tensor, " tasks"]):
-        """Return the problem made of the tasks with these indices, repeated where an index is."""
-        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class QSuite(_Suite):
+@dataclass(frozen=True, repr=False)
+class QSuite(TaskTable):
     """Quadratic tasks: f^ = 1/2 (phi - a)' A (phi - a), f = 1/2 (phi - b)' B (phi - b).
 
     Also linear regression with A = X'X/n and a the least-squares solution.
@@ -74,13 +61,13 @@ class QSuite(_Suite):
         a, b = 2 * torch.randn(2, n_tasks, dim, **draws)
         return cls(A, a, matrices(n_tasks, 0.2, 3.0), b)
 
-    def support(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
+    def support(self, phi: Float[Tensor, "*points tasks d"], step: int = 0) -> Float[Tensor, "*points tasks"]:
         """Return f^(phi)."""
-        return _quadratic(self.A, phi - self.a)
+        return quadratic(self.A, phi - self.a)
 
-    def query(self, phi: Float[Tensor, "tasks d"]) -> Float[Tensor, " tasks"]:
+    def query(self, phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
         """Return f(phi)."""
-        return _quadratic(self.B, phi - self.b)
+        return quadratic(self.B, phi - self.b)
 
     def perturbed_solution(
         self, theta: Float[Tensor, "*tasks d"], lam: float, nu: float | Tensor
@@ -105,8 +92,8 @@ class QSuite(_Suite):
         return torch.linalg.solve((inverse @ self.B @ inverse).mean(0), -at_zero)
 
 
-@dataclass(frozen=True)
-class GSuite(_Suite):
+@dataclass(frozen=True, repr=False)
+class GSuite(TaskTable):
     """Log cosh regressions: f^ = s mean_j log cosh(x_j . phi - y_j), f = mean_j log cosh(z_j . phi - t_j).
 
     Args:
@@ -131,13 +118,13 @@ class GSuite(_Suite):
         y, t = (_times(inputs, w) + 0.5 * torch.randn(n_tasks, n, **draws) for inputs in (x, z))
         return cls(0.5 + 1.5 * torch.rand(n_tasks, **draws), x, y, z, t)
 
-    def support(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
+    def support(self, phi: Float[Tensor, "*points tasks d"], step: int = 0) -> Float[Tensor, "*points tasks"]:
         """Return f^(phi)."""
-        return self.s * _log_cosh(_times(self.x, phi) - self.y).mean(1)
+        return self.s * log_cosh(_times(self.x, phi) - self.y).mean(-1)
 
-    def query(self, phi: Float[Tensor, "tasks d"]) -> Float[Tensor, " tasks"]:
+    def query(self, phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
         """Return f(phi)."""
-        return _log_cosh(_times(self.z, phi) - self.t).mean(1)
+        return log_cosh(_times(self.z, phi) - self.t).mean(-1)
 
     def largest_curvature(self) -> tuple[float, float]:
         """Return bounds on the eigenvalues of all support Hessians and of all query Hessians; (log cosh)'' <= 1."""
@@ -152,51 +139,6 @@ class GSuite(_Suite):
         of_query, of_support = (torch.linalg.eigvalsh(v.mT @ v / v.shape[1])[:, -1] for v in (self.z, self.x))
         longest = self.x.norm(dim=2).amax(1)
         return of_query, 4 / (3 * math.sqrt(3)) * self.s * longest * of_support
-
-
-@dataclass(frozen=True)
-class Cosine(_Suite):
-    """One-dimensional tasks f^ = cos phi, f = 1/2 (phi - c)^2.
-
-    The solution is known by theta = phi - sin(phi) / lam, for lam > 1. With J = 1 / (1 - cos(phi) / lam):
-    F' = J (phi - c),   F'' = J^2 - sin(phi) / lam J^2 F'
-
-    Args:
-        c: minimiser of the query loss, one per task.
-    """
-
-    c: Float[Tensor, "tasks 1"]
-
-    def support(self, phi: Float[Tensor, "tasks 1"], step: int = 0) -> Float[Tensor, " tasks"]:
-        """Return cos phi."""
-        return phi.cos().sum(1)
-
-    def query(self, phi: Float[Tensor, "tasks 1"]) -> Float[Tensor, " tasks"]:
-        """Return 1/2 (phi - c)^2."""
-        return 0.5 * (phi - self.c).square().sum(1)
-
-    def perturbed_solution(self, theta: Float[Tensor, "*tasks 1"], lam: float, nu: float) -> Float[Tensor, "tasks 1"]:
-        """Return phi_nu, by bisection.
-
-        nu (phi - c) - sin phi + lam (phi - theta) = 0, whose left side increases for lam + nu > 1
-        """
-        if lam + nu <= 1:
-            raise ValueError(f"lam={lam}, nu={nu}: cos has curvature -1, so it is not convex; take lam + nu > 1")
-        middle = (nu * self.c + lam * theta) / (lam + nu)  # phi - middle = sin(phi) / (lam + nu)
-        low, high = middle - 1 / (lam + nu), middle + 1 / (lam + nu)
-        for _ in range(torch.finfo(middle.dtype).bits):
-            phi = (low + high) / 2
-            right = nu * (phi - self.c) - phi.sin() + lam * (phi - theta) < 0
-            low, high = torch.where(right, phi, low), torch.where(right, high, phi)
-        return (low + high) / 2
-
-    def derivatives(self, phi: Float[Tensor, "tasks 1"], lam: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (theta, F'(theta), F''(theta)) at the theta whose adapted point is phi."""
-        if lam <= 1:
-            raise ValueError(f"lam={lam}: cos has curvature -1, so the inner problem is not convex; take lam > 1")
-        J = 1 / (1 - phi.cos() / lam)
-        first = J * (phi - self.c)
-        return phi - phi.sin() / lam, first, J**2 - phi.sin() / lam * J**2 * first
 
 
 @dataclass(frozen=True)
@@ -351,13 +293,5 @@ def tuned_bias_slope(errors: Float[Tensor, "deltas nus"], deltas: Float[Tensor, 
     return power(deltas, errors.amin(1))
 
 
-def _quadratic(matrix: Tensor, r: Tensor) -> Tensor:
-    return 0.5 * torch.einsum("td,tde,te->t", r, matrix, r)
-
-
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return torch.einsum("tnd,td->tn", matrix, vector)
-
-
-def _log_cosh(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, -x) - math.log(2)
+    return torch.einsum("tnd,...td->...tn", matrix, vector)

@@ -3,7 +3,7 @@
     w_{n+1} = w_n - h d(w_n)      against      dw/dt = -grad E L(w)      at a fixed time
 
 All facts here (R1 .. R7) are derived, not the paper's; letters as in `ctml.learners.rk_maml` (a: weights, q: stages).
-g = grad L_i, H = hess L_i, bars are means over tasks. Tasks are functions of w alone (`Oracle`), support = query.
+g = grad L_i, H = hess L_i, bars are means over tasks. Tasks are functions of w alone, support = query.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.checks import at_least, positive
-from ctml.flows.maml_field import Field, LossSet, Oracle, gradients, hessian_vector_products, joint_field, learner_field
+from ctml.flows.maml_field import Field, gradients, hessian_vector_products, joint_field, learner_field
 from ctml.flows.maml_flow import flow
 from ctml.flows.tableaus import Tableau
 from ctml.learners.rk_maml import RKMAML
+from ctml.tasks.analytic import TaskLosses, expand
 from ctml.tasks.quadratic import Quadratic
 from ctml.types import Examples, TaskBatch
 
@@ -33,15 +34,15 @@ class Point(nn.Module):
         return self.w.expand(len(x), -1)
 
 
-def as_batch(tasks: Oracle) -> TaskBatch:
+def as_batch(tasks: TaskLosses) -> TaskBatch:
     """Return the meta-batch that stands for `tasks`: no inputs and no targets, one row a task."""
     nothing = Examples(torch.empty(tasks.n_tasks, 0, 1), torch.empty(tasks.n_tasks, 0, 1))
     return TaskBatch(nothing, nothing)
 
 
-def direction(tasks: Oracle, like: Float[Tensor, " d"], **options) -> Field:
+def direction(tasks: TaskLosses, like: Float[Tensor, " d"], **options) -> Field:
     """Return w -> -d(w) of the learner `RKMAML(..., **options)`, at points shaped like `like`."""
-    learner = RKMAML(Point(like), lambda w, _: tasks.at(w), **options)
+    learner = RKMAML(Point(like), lambda w, _: tasks.query(w), **options)
     return learner_field(learner, as_batch(tasks))
 
 
@@ -55,7 +56,7 @@ def descend(field: Field, w0: Float[Tensor, " d"], step: float, steps: int) -> F
 
 
 def errors(
-    tasks: Oracle,
+    tasks: TaskLosses,
     w0: Float[Tensor, " d"],
     horizon: float,
     numbers: Sequence[int],
@@ -76,16 +77,15 @@ def errors(
         modified: compare with the flow of `modified_loss` at the same h instead of that of the mean loss.
     """
     positive("horizon", horizon)
-    losses = LossSet.oracle(tasks)
     times = torch.tensor([0.0, horizon], dtype=w0.dtype)
-    target = flow(joint_field(losses), w0, times, rtol=1e-12, atol=1e-13)[-1]
+    target = flow(joint_field(tasks), w0, times, rtol=1e-12, atol=1e-13)[-1]
     found = []
     for n in numbers:
         h = horizon / n
         q21 = rate if rate is not None else float(tableau.a[1][0]) if tableau.stages > 1 else 1.0
         field = direction(tasks, w0, tableau=tableau, inner_lr=q21 * h, order=order, stages=stages)
         if modified:
-            target = flow(modified_field(losses, h), w0, times, rtol=1e-11, atol=1e-12)[-1]
+            target = flow(modified_field(tasks, h), w0, times, rtol=1e-11, atol=1e-12)[-1]
         found.append((descend(field, w0, h, n) - target).norm())
     return torch.stack(found)
 
@@ -95,22 +95,22 @@ def halving_slopes(errors: Float[Tensor, " n"]) -> Float[Tensor, " n-1"]:
     return (errors[:-1] / errors[1:]).log2()
 
 
-def task_gradient_variance(losses: LossSet, w: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+def task_gradient_variance(losses: TaskLosses, w: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Return tr Cov_i(grad L_i(w)) = E|g|^2 - |E g|^2, differentiable in w: how far the tasks disagree."""
-    points = losses.everywhere(w)
+    points = expand(w, losses.n_tasks)
     (g,) = torch.autograd.grad(losses.query(points).sum(), points, create_graph=True)
     return (g - g.mean(-2, keepdim=True)).square().sum(-1).mean(-1)
 
 
-def modified_loss(losses: LossSet, step: float, w: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+def modified_loss(losses: TaskLosses, step: float, w: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Return E L(w) - (h/4) tr Cov_i(grad L_i(w)), whose gradient flow a tied first-order step follows to order 2 (R4).
 
     Every a2 has the same h^2 term: stages that differ by task reward disagreement of the tasks' gradients.
     """
-    return losses.query(losses.everywhere(w)).mean() - step / 4 * task_gradient_variance(losses, w)
+    return losses.query(expand(w, losses.n_tasks)).mean() - step / 4 * task_gradient_variance(losses, w)
 
 
-def modified_field(losses: LossSet, step: float) -> Field:
+def modified_field(losses: TaskLosses, step: float) -> Field:
     """Make the field -grad of `modified_loss`, for one point at a time."""
 
     def field(w: Tensor) -> Tensor:
@@ -137,13 +137,13 @@ def local_error(
 
 
 def expanded_direction(
-    losses: LossSet, w: Float[Tensor, " d"], a2_alpha: float, order: str = "first"
+    losses: TaskLosses, w: Float[Tensor, " d"], a2_alpha: float, order: str = "first"
 ) -> Float[Tensor, " d"]:
     """Return d to first order in alpha: E g - a2 alpha E[H g], twice the second term through the adaptation (R6).
 
     a2 and alpha enter only by their product.
     """
-    points = losses.everywhere(w)
+    points = expand(w, losses.n_tasks)
     g = gradients(losses.query, points)
     _, hg = hessian_vector_products(losses.query, points, g)
     return (g - (2 if order == "second" else 1) * a2_alpha * hg).mean(-2)

@@ -376,7 +376,8 @@ study.claim("anil-e12", squared_over_mu=[v / MU for v in squared], unsquared=uns
 #
 # - `SET="instances=10 points=300"`: look harder for a violated bound.
 # - A better conditioned quadratic: `QuadraticTasks.draw(..., curvature=(1.9, 2.0))` forgets $w$ in two steps.
-# - Your own geometry: any object with `inner`, `outer` and `n_tasks` goes through `theory.curvature`.
+# - Your own geometry: any object with `given(phi)`, which returns the `TaskLosses` at phi, goes through
+#   `theory.curvature`.
 #
 # ## 11 Provenance
 

@@ -46,8 +46,9 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
+from ctml.tasks import Cosine
 from ctml.theory import anil as theory
-from ctml.theory.anil_instances import Constants, CosineTask, TwoLayerTasks
+from ctml.theory.anil_instances import Constants, TwoLayerTasks
 
 # %% [markdown]
 # ## 2 Parameters
@@ -106,10 +107,11 @@ config
 # ratios: none may exceed 1. At $w=0$ the law is exact: $F''(0)=(1+\alpha)^{2N}$.
 
 # %%
-cosine = CosineTask()
+target = 0.3
+cosine = Cosine.of(target)
 w = torch.linspace(-math.pi, math.pi, 1001, dtype=torch.float64)[:, None]
 origin = torch.zeros(1, 1, dtype=torch.float64)
-constants = Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + cosine.target)
+constants = Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + target)
 rows = []
 for n in STEPS:
     bounds = theory.nonconvex_bounds(constants, cosine_step, n)
@@ -277,8 +279,8 @@ study.figure(
 #
 # - `SET="cosine_step=0.1"`: at $\alpha L=0.1$ ten steps amplify less than sevenfold.
 # - A wider head: `TwoLayerTasks.draw(..., hidden=16)`.
-# - Your own geometry: any object with `inner`, `outer` and `n_tasks` goes through `theory.curvature` and
-#   `theory.descend`.
+# - Your own geometry: any object with `given(phi)`, which returns the `TaskLosses` at phi, goes through
+#   `theory.curvature` and `theory.descend`.
 #
 # ## 11 Provenance
 

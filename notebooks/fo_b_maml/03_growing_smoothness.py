@@ -50,9 +50,9 @@ from ctml.inner_solvers import ClosedForm, Nesterov
 from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
 from ctml.optimizers import SNGDM, ClippedGD, NormalizedGD
+from ctml.tasks import Cosine
 from ctml.theory import rates
 from ctml.theory.fo_b_maml import (
-    Cosine,
     GSuite,
     descend,
     exact_solution,

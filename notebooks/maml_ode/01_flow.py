@@ -43,7 +43,7 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
-from ctml.flows.maml_field import LossSet, learner_field, maml_field, maml_loss
+from ctml.flows.maml_field import learner_field, maml_field, maml_loss, on_batch
 from ctml.flows.maml_flow import flow
 from ctml.models import MLP
 from ctml.tasks import CurvatureJump, Quadratic, Sinusoid
@@ -96,9 +96,9 @@ config
 # | letter | code | shape |
 # |---|---|---|
 # | $w$ | `w` | `(*points, d)`: many initial points at once |
-# | $f_i$ | `LossSet.oracle(tasks)` | points `(*points, tasks, d)` to losses `(*points, tasks)` |
-# | $-\nabla F$ | `maml_field(losses, alpha)` | points to velocities, same shape |
-# | $F$ | `maml_loss(losses, alpha, w)` | `(*points)` |
+# | $f_i$ | `tasks.query` | points `(*points, tasks, d)` to losses `(*points, tasks)` |
+# | $-\nabla F$ | `maml_field(tasks, alpha)` | points to velocities, same shape |
+# | $F$ | `maml_loss(tasks, alpha, w)` | `(*points)` |
 # | $w(t)$ | `flow(field, w0, times, method=...)` | `(times, *points, d)` |
 # | $\alpha,\ \beta$ | `alpha`, the distance of `times` | scalars |
 #
@@ -111,26 +111,25 @@ config
 
 # %%
 quadratics = Quadratic.draw(config.tasks, 4, ctml.generator(SEED, "quadratic tasks 0"))
-losses = LossSet.oracle(quadratics)
 w0 = 3 * torch.randn(config.starts, 4, generator=ctml.generator(SEED, "initial points"), dtype=torch.float64)
 
 h = 1e-5 * torch.eye(4, dtype=torch.float64)
 difference = (
-    maml_loss(losses, config.alpha, w0[:, None] + h) - maml_loss(losses, config.alpha, w0[:, None] - h)
+    maml_loss(quadratics, config.alpha, w0[:, None] + h) - maml_loss(quadratics, config.alpha, w0[:, None] - h)
 ) / 2e-5
 
 batch = Sinusoid().sample(config.tasks, ctml.generator(SEED, "sinusoids")).to(dtype=torch.float64)
 network = MLP([1, 10, 1], activation=torch.tanh, generator=ctml.generator(SEED, "weights")).double()
 learner = ctml.MAML(network, ctml.mse, inner_lr=config.alpha)
 point = torch.cat([p.detach().flatten() for p in network.parameters()])
-explicit = maml_field(LossSet.of(learner, batch), config.alpha)(point)
+explicit = maml_field(on_batch(learner, batch), config.alpha)(point)
 
 pd.DataFrame(
     {
         "field": ["quadratics", "sinusoids, two-layer network"],
         "against": ["central differences of F", "the learner's meta-gradient"],
         "largest difference": [
-            float((maml_field(losses, config.alpha)(w0) + difference).abs().max()),
+            float((maml_field(quadratics, config.alpha)(w0) + difference).abs().max()),
             float((explicit - learner_field(learner, batch)(point)).abs().max()),
         ],
     }
@@ -152,7 +151,7 @@ clock = torch.linspace(0, 5, 26, dtype=torch.float64)
 rows = []
 for family, (q, exact) in enumerate(zip(families, closed, strict=True)):
     directions = torch.linalg.eigh(exact.hessian).eigenvectors.T
-    path = flow(maml_field(LossSet.oracle(q), config.alpha), exact.minimiser + 3 * directions, clock)
+    path = flow(maml_field(q, config.alpha), exact.minimiser + 3 * directions, clock)
     distance = (path - exact.minimiser).norm(dim=-1)
     rows += [
         {
@@ -185,7 +184,7 @@ study.claim(
 # %%
 METHODS = {"euler": ("maml", "Euler = MAML"), "heun2": ("rk2", "Heun"), "rk4": ("rk4", "Runge-Kutta 4")}
 steps = torch.tensor([10, 20, 40, 80])
-field, exact = maml_field(losses, config.alpha), closed[0].solution(1.0, w0)
+field, exact = maml_field(quadratics, config.alpha), closed[0].solution(1.0, w0)
 
 
 def end_error(method: str, n: int) -> float:
@@ -225,17 +224,14 @@ study.claim("maml_ode-a1", euler=order["euler"].value, heun=order["heun2"].value
 
 # %%
 jumps, inner = CurvatureJump.two(), 0.9 / 4
-landscape = LossSet.oracle(jumps)
 low, high = 4.0, 17.0
 axis = torch.linspace(low, high, config.picture, dtype=torch.float64)
 plane = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-height = maml_loss(landscape, inner, plane)
+height = maml_loss(jumps, inner, plane)
 
 side = torch.linspace(low + 0.4, high - 0.4, config.grid, dtype=torch.float64)
 starts = torch.cartesian_prod(side, side)
-paths = flow(
-    maml_field(landscape, inner), starts, torch.linspace(0, 400, 801, dtype=torch.float64), rtol=1e-6, atol=1e-8
-)
+paths = flow(maml_field(jumps, inner), starts, torch.linspace(0, 400, 801, dtype=torch.float64), rtol=1e-6, atol=1e-8)
 
 # %% [markdown]
 # One initial point, MAML with three outer steps, 150 steps each. A step that explodes would be refused with
@@ -244,7 +240,7 @@ paths = flow(
 # %%
 start = torch.tensor([5.2, 6.0], dtype=torch.float64)
 descents = {
-    beta: flow(maml_field(landscape, inner), start, beta * torch.arange(151, dtype=torch.float64), method="euler")
+    beta: flow(maml_field(jumps, inner), start, beta * torch.arange(151, dtype=torch.float64), method="euler")
     for beta in (2.0, 12.0, 24.0)
 }
 ends = paths[-1].round(decimals=2).unique(dim=0)
@@ -285,7 +281,7 @@ study.figure(
 # %% [markdown]
 # ## Where this differs from the paper
 # The paper proves statements about the ODE; here it is integrated. Tasks, dimensions and step sizes are ours. Support
-# and query sets are left out, as in the paper's analysis; `LossSet.of(learner, batch)` has them, and the check above
+# and query sets are left out, as in the paper's analysis; `on_batch(learner, batch)` has them, and the check above
 # used it.
 #
 # ## Variants to try

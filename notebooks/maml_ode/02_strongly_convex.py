@@ -44,7 +44,6 @@ import torch
 import ctml
 from ctml.companion import Study, choose, style
 from ctml.flows.maml_field import (
-    LossSet,
     hessian,
     heterogeneity,
     joint_field,
@@ -54,7 +53,7 @@ from ctml.flows.maml_field import (
     mean_inner_gradient_norm,
 )
 from ctml.flows.maml_flow import flow, flow_until
-from ctml.tasks import CurvatureJump, LogisticRidge
+from ctml.tasks import CurvatureJump, LogisticRidge, expand
 from ctml.theory.maml_ode import Bounds, symmetric_part
 
 # %% tags=["parameters"]
@@ -106,10 +105,10 @@ config
 # | letter | code | shape |
 # |---|---|---|
 # | $\mu,L,\rho$ | `tasks.ridge`, `tasks.smoothness`, `tasks.hessian_lipschitz` | scalars |
-# | $\sigma(w)$ | `heterogeneity(losses, w)` | `(*points)` |
+# | $\sigma(w)$ | `heterogeneity(tasks, w)` | `(*points)` |
 # | $\lambda_A$ | `symmetric_part(a, b)`, `Bounds(...).descent` | scalar |
 # | T1, $r_A$ | `Bounds(...).joint_gap(t, gap0)`, `.gradient_radius` | `(times,)`, scalar |
-# | $\nabla^2F$ | `hessian(maml_field(losses, alpha), w)` | `(*points, d, d)` |
+# | $\nabla^2F$ | `hessian(maml_field(tasks, alpha), w)` | `(*points, d, d)` |
 
 # %% [markdown]
 # ## The lemma, checked before use
@@ -142,16 +141,16 @@ study.claim("maml_ode-a5", difference=lemma["lambda_A"] - lemma["brute force"])
 
 # %%
 one = CurvatureJump.one()
-single, inner = LossSet.oracle(one), 0.1
+inner = 0.1
 line = torch.linspace(-20, 20, config.grid, dtype=torch.float64)[:, None]
-curvature = hessian(maml_field(single, inner), line)[:, 0, 0]
-task_curvature = hessian(joint_field(single), line)[:, 0, 0]
+curvature = hessian(maml_field(one, inner), line)[:, 0, 0]
+task_curvature = hessian(joint_field(one), line)[:, 0, 0]
 
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
 near = (line[:, 0] > 2.4) & (line[:, 0] < 3.6)
 concave = near & (curvature < 0)
 for ax, of_task, of_maml, name in (
-    (axes[0], one.at(line[:, None]).squeeze(-1), maml_loss(single, inner, line), "loss"),
+    (axes[0], one.query(line[:, None]).squeeze(-1), maml_loss(one, inner, line), "loss"),
     (axes[1], task_curvature, curvature, "curvature"),
 ):
     ax.plot(line[near, 0], of_task[near], color=style.COLOURS["joint"], linestyle=":", label="task $f$")
@@ -176,11 +175,11 @@ study.claim("maml_ode-a2", maml_curvature=curvature, task_curvature=task_curvatu
 # $\alpha<1/L$, convex or not (T1'). On N1 the constant is nearly reached.
 
 # %%
-least = float(one.at(torch.zeros(1, 1, 1, dtype=torch.float64)))  # the minimiser is 0, but for e^(-b/tau)
+least = float(one.query(torch.zeros(1, 1, 1, dtype=torch.float64)))  # the minimiser is 0, but for e^(-b/tau)
 dominance = []
 for alpha in (0.05, 0.1, 0.2, 0.24):
-    gap = maml_loss(single, alpha, line) - least
-    measured = (maml_field(single, alpha)(line)[:, 0] ** 2 / (2 * gap))[gap > 1e-6].min()
+    gap = maml_loss(one, alpha, line) - least
+    measured = (maml_field(one, alpha)(line)[:, 0] ** 2 / (2 * gap))[gap > 1e-6].min()
     dominance.append((alpha, float(measured), Bounds(1.0, 4.0, alpha).gradient_dominance))
 dominance = pd.DataFrame(dominance, columns=["alpha", "smallest |F'|^2 / 2(F - f*)", "mu (1 - alpha L)^2"])
 dominance["ratio"] = dominance.iloc[:, 1] / dominance.iloc[:, 2]
@@ -195,7 +194,7 @@ study.claim("maml_ode-a6", ratio=dominance["ratio"])
 # there is one.
 
 # %%
-two = LossSet.oracle(CurvatureJump.two())
+two = CurvatureJump.two()
 wide = torch.linspace(-5, 30, config.grid, dtype=torch.float64)[:, None]
 roots, marks = {}, {}
 for fraction in (0.9, 0.7, 0.66, 0.5, 0.3, 0.1):
@@ -235,15 +234,15 @@ study.claim(
 # %%
 def follow(spread: float, fraction: float) -> dict:
     tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=spread)
-    losses, alpha = LossSet.oracle(tasks), fraction / tasks.smoothness
-    field = maml_field(losses, alpha)
+    alpha = fraction / tasks.smoothness
+    field = maml_field(tasks, alpha)
     w0 = 3 * torch.randn(5, generator=ctml.generator(SEED, "initial point"), dtype=torch.float64)
     t = torch.linspace(0, 60, config.times, dtype=torch.float64)
     path = flow(field, w0, t, rtol=1e-8, atol=1e-10)
-    centre = flow(joint_field(losses), w0, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
-    f = losses.query(losses.everywhere(torch.cat([path, centre[None]]))).mean(-1)
+    centre = flow(joint_field(tasks), w0, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
+    f = tasks.query(expand(torch.cat([path, centre[None]]), tasks.n_tasks)).mean(-1)
     gap = f[:-1] - f[-1]
-    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, sigma=float(heterogeneity(losses, path).max()))
+    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, sigma=float(heterogeneity(tasks, path).max()))
     bound = bounds.joint_gap(t, float(gap[0]))
     return {
         "spread": spread,
@@ -300,12 +299,12 @@ study.claim("maml_ode-a4", end=linear["end |grad F|"], radius=linear["r_A"])
 
 # %%
 alike = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=0.0)
-losses, stream = LossSet.oracle(alike), ctml.generator(SEED, "points around the minimiser")
+stream = ctml.generator(SEED, "points around the minimiser")
 origin = torch.zeros(5, dtype=torch.float64)
-centre = flow(joint_field(losses), origin, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
+centre = flow(joint_field(alike), origin, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
 radius = 12 * torch.rand(config.samples, 1, generator=stream, dtype=torch.float64)
 points = centre + radius * torch.randn(config.samples, 5, generator=stream, dtype=torch.float64)
-inner_norm = mean_inner_gradient_norm(losses, points)
+inner_norm = mean_inner_gradient_norm(alike, points)
 
 
 def bounds_at(fraction: float, sigma: float = 0.0) -> Bounds:
@@ -316,7 +315,7 @@ def bounds_at(fraction: float, sigma: float = 0.0) -> Bounds:
 region = []
 for fraction in (0.02, 0.05, 0.08):
     bounds = bounds_at(fraction)
-    flattest = torch.linalg.eigvalsh(hessian(maml_field(losses, bounds.alpha), points))[:, 0]
+    flattest = torch.linalg.eigvalsh(hessian(maml_field(alike, bounds.alpha), points))[:, 0]
     inside = inner_norm <= bounds.critical_inner_gradient / 2
     below = int((flattest[inside] < bounds.strong_convexity).sum())
     region.append((fraction, bounds.critical_inner_gradient, int(inside.sum()), below, flattest))
@@ -330,14 +329,14 @@ study.table(region.drop(columns="flattest"), "region")
 # %%
 w0 = centre + 100 / math.sqrt(5)
 clock = torch.linspace(0, 60, 241, dtype=torch.float64)
-sigma = float(heterogeneity(losses, flow(joint_field(losses), w0, clock)).max())
+sigma = float(heterogeneity(alike, flow(joint_field(alike), w0, clock)).max())
 bounds = bounds_at(0.02, sigma)
 eps = bounds.safe_switch
-switch_time, at = flow_until(joint_field(losses), w0, lambda w: joint_gradient_norm(losses, w) - eps, horizon=100.0)
-field = maml_field(losses, bounds.alpha)
+switch_time, at = flow_until(joint_field(alike), w0, lambda w: joint_gradient_norm(alike, w) - eps, horizon=100.0)
+field = maml_field(alike, bounds.alpha)
 decay = field(flow(field, at, clock)).norm(dim=-1)
 promised = decay[0] * torch.exp(-bounds.strong_convexity * clock)
-bound_on_time = bounds.phase_one_time(float(joint_gradient_norm(losses, w0)), eps)
+bound_on_time = bounds.phase_one_time(float(joint_gradient_norm(alike, w0)), eps)
 pd.Series(
     {
         "condition (*) holds": bounds.limits_agree,

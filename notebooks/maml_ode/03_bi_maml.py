@@ -45,18 +45,18 @@ import torch
 import ctml
 from ctml.companion import Study, choose, style
 from ctml.flows.maml_field import (
-    LossSet,
     first_order_field,
     hessian,
     joint_field,
     joint_gradient_norm,
     maml_field,
     maml_loss,
+    on_batch,
 )
 from ctml.flows.maml_flow import biphasic_flow, flow, flow_until
 from ctml.learners.bi_maml import gradient_units
 from ctml.models import MLP
-from ctml.tasks import CurvatureJump, LinearRegression, LogisticRidge, Quadratic
+from ctml.tasks import CurvatureJump, LinearRegression, LogisticRidge, Quadratic, TaskLosses
 from ctml.theory.maml_ode import time_saved_per_efold
 
 # %% tags=["parameters"]
@@ -117,7 +117,7 @@ config
 
 # %%
 h, threshold = 0.7, 0.05
-bowl = LossSet.oracle(Quadratic(torch.tensor([[[h]]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)))
+bowl = Quadratic(torch.tensor([[[h]]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
 w0 = torch.tensor([[1.0], [10.0], [100.0]], dtype=torch.float64)
 found, _ = flow_until(joint_field(bowl), w0, lambda w: joint_gradient_norm(bowl, w) - threshold, horizon=50.0)
 pd.DataFrame({"w0": w0[:, 0], "event": found, "exact": (h * w0[:, 0] / threshold).log() / h}).assign(
@@ -132,18 +132,18 @@ pd.DataFrame({"w0": w0[:, 0], "event": found, "exact": (h * w0[:, 0] / threshold
 
 
 # %%
-def problem(name: str, family: int) -> tuple[LossSet, float, torch.Tensor]:
+def problem(name: str, family: int) -> tuple[TaskLosses, float, torch.Tensor]:
     """Return losses, inner step size and initial point."""
     stream = ctml.generator(SEED, f"{name} {family}")
     if name == "quadratics":
-        return LossSet.oracle(Quadratic.draw(6, 4, stream)), 0.1, torch.full((4,), 50.0, dtype=torch.float64)
+        return Quadratic.draw(6, 4, stream), 0.1, torch.full((4,), 50.0, dtype=torch.float64)
     if name == "logistic":
         tasks = LogisticRidge.draw(8, stream)
-        return LossSet.oracle(tasks), 0.6 / tasks.smoothness, torch.full((5,), 50.0, dtype=torch.float64)
+        return tasks, 0.6 / tasks.smoothness, torch.full((5,), 50.0, dtype=torch.float64)
     dim = int(name.split()[1])
     batch = LinearRegression(dim=dim).sample(config.regressions, stream).to(dtype=torch.float64)
     learner = ctml.MAML(MLP([dim, 1]).double(), ctml.mse, inner_lr=0.05)
-    return LossSet.of(learner, batch), 0.05, torch.full((dim + 1,), 50.0, dtype=torch.float64)
+    return on_batch(learner, batch), 0.05, torch.full((dim + 1,), 50.0, dtype=torch.float64)
 
 
 # %% [markdown]
@@ -272,8 +272,8 @@ THRESHOLDS, TARGET = [1.0, 0.1, 0.01], 1e-4
 
 def in_ode_time(fraction: float) -> list[dict]:
     tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic 0"))
-    losses, alpha = LossSet.oracle(tasks), fraction / tasks.smoothness
-    joint, maml = joint_field(losses), maml_field(losses, alpha)
+    alpha = fraction / tasks.smoothness
+    joint, maml = joint_field(tasks), maml_field(tasks, alpha)
     options = {"horizon": 1000.0, "rtol": 1e-8, "atol": 1e-10}
 
     def arrived(w: torch.Tensor) -> torch.Tensor:
@@ -285,7 +285,7 @@ def in_ode_time(fraction: float) -> list[dict]:
     maml_time, maml_end = flow_until(maml, starts, arrived, **options)
     eps = torch.tensor(THRESHOLDS, dtype=torch.float64)
     many = starts[:, None].expand(-1, len(eps), -1)
-    first, at = flow_until(joint, many, lambda w: joint_gradient_norm(losses, w) - eps, **options)
+    first, at = flow_until(joint, many, lambda w: joint_gradient_norm(tasks, w) - eps, **options)
     second, bi_end = flow_until(maml, at, arrived, **options)
     return [
         {
@@ -304,13 +304,13 @@ study.table(timed, "ode_time")
 
 # %%
 tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic 0"))
-losses, alpha, far = LossSet.oracle(tasks), config.fractions[-1] / tasks.smoothness, config.distances[-1]
-joint, maml = joint_field(losses), maml_field(losses, alpha)
+alpha, far = config.fractions[-1] / tasks.smoothness, config.distances[-1]
+joint, maml = joint_field(tasks), maml_field(tasks, alpha)
 start = far * torch.ones(5, dtype=torch.float64) / math.sqrt(5)
 end = 1.02 * float(timed["MAML"].max())
 clock = torch.linspace(0, end, 300, dtype=torch.float64)
 runs_in_time = [
-    biphasic_flow(joint, maml, start, lambda w, e=e: joint_gradient_norm(losses, w) - e, end=end, rtol=1e-8, atol=1e-10)
+    biphasic_flow(joint, maml, start, lambda w, e=e: joint_gradient_norm(tasks, w) - e, end=end, rtol=1e-8, atol=1e-10)
     for e in THRESHOLDS
 ]
 
@@ -370,7 +370,7 @@ study.claim("maml_ode-a13", saved=saved, theory=time_saved_per_efold(tasks.ridge
 # stops at the first minimum it meets; the joint flow does not see that one and walks past it.
 
 # %%
-two, inner = LossSet.oracle(CurvatureJump.two()), 0.9 / 4
+two, inner = CurvatureJump.two(), 0.9 / 4
 w0 = torch.tensor([30.0], dtype=torch.float64)
 both = biphasic_flow(
     joint_field(two), maml_field(two, inner), w0, lambda w: joint_gradient_norm(two, w) - 0.02, end=400.0

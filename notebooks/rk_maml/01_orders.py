@@ -45,7 +45,7 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
-from ctml.flows.maml_field import LossSet, joint_field
+from ctml.flows.maml_field import joint_field
 from ctml.flows.maml_flow import flow
 from ctml.flows.tableaus import CHAPRA_RALSTON, EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, rk2
 from ctml.learners.rk_maml import chain
@@ -121,10 +121,10 @@ beta = 0.3
 
 
 def gradient(w):
-    return torch.func.grad(lambda v: one.at(v[None]).sum())(w)
+    return torch.func.grad(lambda v: one.query(v[None]).sum())(w)
 
 
-maml = ctml.MAML(theory.Point(w0), lambda w, _: one.at(w), inner_lr=beta / 2, order="first")
+maml = ctml.MAML(theory.Point(w0), lambda w, _: one.query(w), inner_lr=beta / 2, order="first")
 maml.meta_gradient(theory.as_batch(one))
 fo_maml = w0 - beta * maml.model.w.grad
 midpoint = w0 - beta * gradient(w0 - beta / 2 * gradient(w0))
@@ -252,9 +252,9 @@ pair = Quadratic(
     torch.tensor([[[3.0, 0.0], [0.0, 0.4]], [[0.5, 0.0], [0.0, 2.0]]], dtype=torch.float64),
     torch.tensor([[-1.0, 0.6], [1.0, -0.6]], dtype=torch.float64),
 )
-losses, h, start = LossSet.oracle(pair), 0.25, torch.tensor([0.3, 0.5], dtype=torch.float64)
+h, start = 0.25, torch.tensor([0.3, 0.5], dtype=torch.float64)
 times = torch.linspace(0, 8, 81, dtype=torch.float64)
-joint, modified = (flow(field, start, times) for field in (joint_field(losses), theory.modified_field(losses, h)))
+joint, modified = (flow(field, start, times) for field in (joint_field(pair), theory.modified_field(pair, h)))
 field = theory.direction(pair, start, tableau=MIDPOINT, step=h, order="first")
 steps = torch.stack([start, *(theory.descend(field, start, h, n) for n in range(1, 33))])
 
@@ -373,7 +373,7 @@ rates = torch.tensor([0.04, 0.02, 0.01, 0.005], dtype=torch.float64)
 
 def remainder(order: str, a2: float, rate: float) -> float:
     found = -theory.direction(many, w0, tableau=rk2(a2), inner_lr=rate / a2, order=order)(w0)
-    return float((found - theory.expanded_direction(LossSet.oracle(many), w0, rate, order)).norm())
+    return float((found - theory.expanded_direction(many, w0, rate, order)).norm())
 
 
 remainders = {

@@ -6,7 +6,6 @@ import torch
 import ctml
 from ctml import trees
 from ctml.flows.maml_field import (
-    LossSet,
     first_order_field,
     hessian,
     heterogeneity,
@@ -16,6 +15,7 @@ from ctml.flows.maml_field import (
     maml_field,
     maml_loss,
     mean_inner_gradient_norm,
+    on_batch,
 )
 from ctml.models import MLP
 from ctml.rng import generator
@@ -39,42 +39,39 @@ def families():
 @pytest.mark.parametrize("family", ["quadratic", "logistic", "curvature jump"])
 def test_maml_field_is_minus_the_finite_difference_of_the_maml_loss(family):
     tasks, w = families()[family]
-    losses, d, h = LossSet.oracle(tasks), w.shape[-1], 1e-5
+    d, h = w.shape[-1], 1e-5
     steps = h * torch.eye(d, dtype=torch.float64)
-    slope = (maml_loss(losses, ALPHA, w[:, None] + steps) - maml_loss(losses, ALPHA, w[:, None] - steps)) / (2 * h)
-    torch.testing.assert_close(maml_field(losses, ALPHA)(w), -slope, rtol=1e-6, atol=1e-7)
+    slope = (maml_loss(tasks, ALPHA, w[:, None] + steps) - maml_loss(tasks, ALPHA, w[:, None] - steps)) / (2 * h)
+    torch.testing.assert_close(maml_field(tasks, ALPHA)(w), -slope, rtol=1e-6, atol=1e-7)
 
 
 def test_fields_on_quadratics_are_the_closed_forms():
     tasks, w = families()["quadratic"]
-    losses = LossSet.oracle(tasks)
     g = tasks.gradient(w)
     contraction = torch.eye(4, dtype=torch.float64) - ALPHA * tasks.hessian
     adapted = torch.einsum("tde,...te->...td", contraction, g)  # grad f_i(w_i) = H_i (w_i - c_i) = (I - alpha H_i) g_i
-    torch.testing.assert_close(joint_field(losses)(w), -g.mean(1))
-    torch.testing.assert_close(first_order_field(losses, ALPHA)(w), -adapted.mean(1))
+    torch.testing.assert_close(joint_field(tasks)(w), -g.mean(1))
+    torch.testing.assert_close(first_order_field(tasks, ALPHA)(w), -adapted.mean(1))
     torch.testing.assert_close(
-        maml_field(losses, ALPHA)(w), -torch.einsum("tde,...te->...td", contraction, adapted).mean(1)
+        maml_field(tasks, ALPHA)(w), -torch.einsum("tde,...te->...td", contraction, adapted).mean(1)
     )
-    torch.testing.assert_close(joint_gradient_norm(losses, w), g.mean(1).norm(dim=-1))
-    torch.testing.assert_close(mean_inner_gradient_norm(losses, w), g.norm(dim=-1).mean(1))
+    torch.testing.assert_close(joint_gradient_norm(tasks, w), g.mean(1).norm(dim=-1))
+    torch.testing.assert_close(mean_inner_gradient_norm(tasks, w), g.norm(dim=-1).mean(1))
 
 
 def test_hessian_and_heterogeneity_on_quadratics():
     tasks, w = families()["quadratic"]
-    losses = LossSet.oracle(tasks)
     contraction = torch.eye(4, dtype=torch.float64) - ALPHA * tasks.hessian
     exact = (contraction @ tasks.hessian @ contraction).mean(0)
-    torch.testing.assert_close(hessian(maml_field(losses, ALPHA), w), exact.expand(5, 4, 4), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(hessian(maml_field(tasks, ALPHA), w), exact.expand(5, 4, 4), rtol=1e-7, atol=1e-8)
     each = tasks.gradient(w)
     apart = sum(((each[:, i] - each.mean(1)) ** 2).sum(-1) for i in range(6)) / 6
-    torch.testing.assert_close(heterogeneity(losses, w), apart.sqrt())
+    torch.testing.assert_close(heterogeneity(tasks, w), apart.sqrt())
 
 
 def test_a_batch_of_points_is_its_points_one_by_one():
     tasks, w = families()["logistic"]
-    losses = LossSet.oracle(tasks)
-    for field in (joint_field(losses), first_order_field(losses, ALPHA), maml_field(losses, ALPHA)):
+    for field in (joint_field(tasks), first_order_field(tasks, ALPHA), maml_field(tasks, ALPHA)):
         torch.testing.assert_close(field(w.view(5, 1, 5)), torch.stack([field(p) for p in w])[:, None])
 
 
@@ -95,7 +92,7 @@ def test_fields_of_a_learner_are_its_meta_gradient_with_support_and_query(make, 
     model, batch = network_and_batch()
     learner = ctml.MAML(model, ctml.mse, inner_lr=ALPHA, **options)
     w = trees.flatten(learner.shared()).detach() + 0.3 * points(3, sum(p.numel() for p in model.parameters()))
-    explicit = make(LossSet.of(learner, batch))(w)
+    explicit = make(on_batch(learner, batch))(w)
     torch.testing.assert_close(explicit, learner_field(learner, batch)(w), rtol=1e-9, atol=1e-11)
 
 
@@ -118,8 +115,8 @@ def test_learner_field_takes_learners_that_have_no_one_step_form():
 
 def test_the_first_order_field_is_not_a_gradient_and_the_maml_field_is():
     """A field is a gradient only if its Jacobian is symmetric."""
-    losses = LossSet.oracle(Quadratic.draw(6, 4, generator(0, "t")))
-    logistic = LossSet.oracle(LogisticRidge.draw(8, generator(0, "t")))
+    losses = Quadratic.draw(6, 4, generator(0, "t"))
+    logistic = LogisticRidge.draw(8, generator(0, "t"))
 
     def skewness(field, d):
         w, h = points(1, d)[0], 1e-5
@@ -135,4 +132,4 @@ def test_the_first_order_field_is_not_a_gradient_and_the_maml_field_is():
 @pytest.mark.parametrize("make", [maml_field, first_order_field])
 def test_a_step_that_is_not_positive_is_refused(make):
     with pytest.raises(ValueError, match=r"alpha=-0\.1"):
-        make(LossSet.oracle(CurvatureJump.one()), -0.1)
+        make(CurvatureJump.one(), -0.1)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ctml.flows.maml_field import (
-    LossSet,
     joint_field,
     joint_gradient_norm,
     maml_field,
@@ -34,13 +33,13 @@ def times(end, steps):
 
 
 def test_dopri5_is_the_matrix_exponential(quadratics, w0):
-    path = flow(maml_field(LossSet.oracle(quadratics), ALPHA), w0, times(2.0, 4))
+    path = flow(maml_field(quadratics, ALPHA), w0, times(2.0, 4))
     exact = torch.stack([QuadraticMaml(quadratics, ALPHA).solution(float(t), w0) for t in times(2.0, 4)])
     torch.testing.assert_close(path, exact, rtol=0, atol=1e-8)
 
 
 def test_euler_is_mamls_gradient_descent(w0):
-    losses, beta = LossSet.oracle(LogisticRidge.draw(8, generator(0, "t"))), 0.3
+    losses, beta = LogisticRidge.draw(8, generator(0, "t")), 0.3
     field = maml_field(losses, ALPHA)
     w = w0.new_ones(3, 5)
     path = flow(field, w, beta * torch.arange(21, dtype=torch.float64), method="euler")
@@ -51,14 +50,14 @@ def test_euler_is_mamls_gradient_descent(w0):
 
 @pytest.mark.parametrize("method, order, margin", [("euler", 1, 0.1), ("heun2", 2, 0.1), ("rk4", 4, 0.15)])
 def test_order_of_convergence(quadratics, w0, method, order, margin):
-    field, exact = maml_field(LossSet.oracle(quadratics), ALPHA), QuadraticMaml(quadratics, ALPHA).solution(1.0, w0)
+    field, exact = maml_field(quadratics, ALPHA), QuadraticMaml(quadratics, ALPHA).solution(1.0, w0)
     steps = torch.tensor([10, 20, 40, 80])
     errors = torch.stack([(flow(field, w0, times(1.0, n), method=method)[-1] - exact).norm() for n in steps.tolist()])
     assert rates.power(1 / steps, errors).value == pytest.approx(order, abs=margin)
 
 
 def test_event_times_are_those_of_bisection(w0):
-    losses = LossSet.oracle(LogisticRidge.draw(8, generator(0, "t")))
+    losses = LogisticRidge.draw(8, generator(0, "t"))
     field = joint_field(losses)
     start = 5 * torch.randn(3, 5, generator=generator(1, "w"), dtype=torch.float64)
     found, at = flow_until(field, start, lambda w: joint_gradient_norm(losses, w) - 0.05, horizon=60.0)
@@ -75,10 +74,11 @@ def test_event_times_are_those_of_bisection(w0):
 
 
 def test_an_event_that_is_past_happens_at_once(quadratics, w0):
-    losses = LossSet.oracle(quadratics)
-    threshold = float(joint_gradient_norm(losses, w0).median())
-    found, at = flow_until(joint_field(losses), w0, lambda w: joint_gradient_norm(losses, w) - threshold, horizon=50.0)
-    past = joint_gradient_norm(losses, w0) <= threshold
+    threshold = float(joint_gradient_norm(quadratics, w0).median())
+    found, at = flow_until(
+        joint_field(quadratics), w0, lambda w: joint_gradient_norm(quadratics, w) - threshold, horizon=50.0
+    )
+    past = joint_gradient_norm(quadratics, w0) <= threshold
     assert 0 < past.sum() < len(w0)
     assert (found[past] == 0).all()
     torch.testing.assert_close(at[past], w0[past])
@@ -86,17 +86,15 @@ def test_an_event_that_is_past_happens_at_once(quadratics, w0):
 
 
 def test_a_switch_below_its_floor_is_refused_with_the_missing_amount(quadratics, w0):
-    losses = LossSet.oracle(quadratics)
-    floor = mean_inner_gradient_norm(losses, QuadraticMaml(quadratics, 0.0).minimiser)
-    gap = lambda w: mean_inner_gradient_norm(losses, w) - 0.5  # noqa: E731
+    floor = mean_inner_gradient_norm(quadratics, QuadraticMaml(quadratics, 0.0).minimiser)
+    gap = lambda w: mean_inner_gradient_norm(quadratics, w) - 0.5  # noqa: E731
     with pytest.raises(EventNeverHappens, match=rf"5 of 5 points.* no closer than {float(floor) - 0.5:.4g}"):
-        flow_until(joint_field(losses), w0, gap, horizon=60.0)
+        flow_until(joint_field(quadratics), w0, gap, horizon=60.0)
 
 
 def test_biphasic_flow_is_joint_before_and_maml_after_the_switch(quadratics, w0):
-    losses = LossSet.oracle(quadratics)
-    first, second = joint_field(losses), maml_field(losses, ALPHA)
-    run = biphasic_flow(first, second, w0, lambda w: joint_gradient_norm(losses, w) - 0.5, end=6.0, marks=30)
+    first, second = joint_field(quadratics), maml_field(quadratics, ALPHA)
+    run = biphasic_flow(first, second, w0, lambda w: joint_gradient_norm(quadratics, w) - 0.5, end=6.0, marks=30)
     assert run.points.shape == (60, 5, 4)
     joint, maml = QuadraticMaml(quadratics, 0.0), QuadraticMaml(quadratics, ALPHA)
     for i, switch in enumerate(run.switch_time.tolist()):
@@ -109,7 +107,7 @@ def test_biphasic_flow_is_joint_before_and_maml_after_the_switch(quadratics, w0)
 
 
 def test_an_exploding_flow_says_when_and_where():
-    losses = LossSet.oracle(CurvatureJump.one())
+    losses = CurvatureJump.one()
     w0 = torch.tensor([[0.0], [4.0]], dtype=torch.float64)
     with pytest.raises(NonFiniteFlow, match=r"t=\d.*initial points \[1\]"):
         flow(lambda w: -(joint_field(losses)(w) ** 3), w0, times(50.0, 50), method="euler")
@@ -117,4 +115,4 @@ def test_an_exploding_flow_says_when_and_where():
 
 def test_unknown_method_names_those_that_exist(quadratics, w0):
     with pytest.raises(ValueError, match=r"method='rk5'.*dopri5.*euler"):
-        flow(joint_field(LossSet.oracle(quadratics)), w0, times(1.0, 1), method="rk5")
+        flow(joint_field(quadratics), w0, times(1.0, 1), method="rk5")

@@ -22,7 +22,7 @@ def derivatives(loss, points, orders):
 def test_curvature_jump_has_the_stated_derivatives():
     tasks = CurvatureJump.of((1.0, 4.0, 3.0, 0.05, 0.0, 1.0), (0.1, 2.0, 1.0, 0.3, -2.0, -1.0))
     w = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None, None].expand(-1, 2, 1)
-    first, second = derivatives(tasks.at, w, 2)
+    first, second = derivatives(tasks.query, w, 2)
     u = tasks.side * (w[..., 0] - tasks.centre)
     v = u - tasks.jump
     root = (v**2 + tasks.width**2).sqrt()
@@ -43,15 +43,15 @@ def test_logistic_ridge_is_the_textbook_loss():
     each = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, batch.support.y.double(), reduction="none"
     ).mean(1)
-    torch.testing.assert_close(tasks.at(w), each + 0.15 * w.square().sum(-1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(tasks.query(w), each + 0.15 * w.square().sum(-1), rtol=1e-12, atol=0)
     shared = w[:1].expand(7, 1, 3)  # leading axes, and one point for all tasks
-    assert tasks.at(shared).shape == (7, 4)
+    assert tasks.query(shared).shape == (7, 4)
 
 
 def test_logistic_ridge_constants_bound_every_tasks_hessian():
     tasks = LogisticRidge.draw(6, generator(1, "t"), spread=0.5)
     stream = generator(1, "w")
-    hessians = torch.func.vmap(torch.func.hessian(lambda w: tasks.at(w.expand(6, -1))))  # (points, tasks, d, d)
+    hessians = torch.func.vmap(torch.func.hessian(lambda w: tasks.query(w.expand(6, -1))))  # (points, tasks, d, d)
     w = 3 * torch.randn(40, 5, generator=stream, dtype=torch.float64)
     step = 0.5 * torch.randn(40, 5, generator=stream, dtype=torch.float64)
     eigenvalues = torch.linalg.eigvalsh(hessians(w))
@@ -66,7 +66,7 @@ def test_logistic_ridge_constants_bound_every_tasks_hessian():
 def test_quadratic_at_own_points_is_the_diagonal_of_all_tasks_at_all_points():
     tasks = Quadratic.draw(5, 3, generator(0, "t"))
     w = torch.randn(5, 3, generator=generator(0, "w"), dtype=torch.float64)
-    torch.testing.assert_close(tasks.at(w), tasks.loss(w).diagonal())
+    torch.testing.assert_close(tasks.query(w), tasks.loss(w).diagonal())
 
 
 @pytest.mark.parametrize("task", [(0.0, 4, 3, 0.1, 0, 1), (1.0, 0.5, 3, 0.1, 0, 1), (1.0, 4, 3, 0.0, 0, 1)])

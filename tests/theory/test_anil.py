@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ctml.rng import generator
+from ctml.tasks import Cosine
 from ctml.theory import anil as theory
 from ctml.theory import rates
-from ctml.theory.anil_instances import Constants, CosineTask, LogCoshTasks, QuadraticTasks, TwoLayerTasks
+from ctml.theory.anil_instances import Constants, LogCoshTasks, QuadraticTasks, TwoLayerTasks
 
 STEPS = (1, 2, 3, 5, 7, 10)
 
@@ -67,20 +68,20 @@ def test_constants_of_log_cosh_hold_along_random_segments(seed):
     (w, phi), (w2, phi2) = points(2), (v[[1, 0]] for v in points(2))
     distance = torch.cat([w - w2, phi - phi2], 1).norm(dim=1)
 
-    def per_task(f, task):
-        return lambda w, phi: f(w.expand(tasks.n_tasks, 6), phi)[task]
+    def per_task(which, task):
+        return lambda w, phi: getattr(tasks.given(phi), which)(w.expand(tasks.n_tasks, 6))[task]
 
     for task in range(tasks.n_tasks):
-        slope = torch.func.vmap(torch.func.grad(per_task(tasks.inner, task), argnums=(0, 1)))
+        slope = torch.func.vmap(torch.func.grad(per_task("support", task), argnums=(0, 1)))
         ends = [torch.cat(slope(*p), 1) for p in ((w, phi), (w2, phi2))]
         assert ((ends[0] - ends[1]).norm(dim=1) <= constants.L * distance).all()
-        second = torch.func.vmap(torch.func.hessian(per_task(tasks.inner, task), argnums=(0, 1)))
+        second = torch.func.vmap(torch.func.hessian(per_task("support", task), argnums=(0, 1)))
         (ww, _), (pw, _) = second(w, phi)
         (ww2, _), (pw2, _) = second(w2, phi2)
         assert (torch.linalg.eigvalsh(ww)[:, 0] >= constants.mu - 1e-12).all()
         assert (torch.linalg.matrix_norm(ww - ww2, 2) <= constants.rho * distance).all()
         assert (torch.linalg.matrix_norm(pw - pw2, 2) <= constants.tau * distance).all()
-        query = torch.func.vmap(torch.func.grad(per_task(tasks.outer, task), argnums=(0, 1)))
+        query = torch.func.vmap(torch.func.grad(per_task("query", task), argnums=(0, 1)))
         assert (torch.cat(query(w, phi), 1).norm(dim=1) <= constants.M).all()
 
 
@@ -98,8 +99,9 @@ def test_strongly_convex_bounds_hold(steps):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_nonconvex_bounds_hold_on_the_cosine(steps):
-    task, w = CosineTask(), torch.linspace(-math.pi, math.pi, 401, dtype=torch.float64)[:, None]
-    constants = Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + task.target)
+    target = 0.3
+    task, w = Cosine.of(target), torch.linspace(-math.pi, math.pi, 401, dtype=torch.float64)[:, None]
+    constants = Constants(mu=0.0, L=1.0, rho=1.0, tau=0.0, M=math.pi + target)
     bounds = theory.nonconvex_bounds(constants, 0.3, steps)
     phi = w[:, :0]
     curvature = theory.curvature(task, w, phi, 0.3, steps).ww.max()
@@ -135,7 +137,7 @@ def test_two_layer_head_is_the_network_it_says():
     U, v = w[0, :16].view(4, 4), w[0, 16:]
     out = [v @ torch.tanh(U.T @ (phi[0].exp() * x)) for x in tasks.x[2]]
     expected = 0.5 * (torch.stack(out) - tasks.y[2]).square()
-    seen = (f(w.expand(5, 20), phi[0])[2] for f in (tasks.inner, tasks.outer))
+    seen = (f(w.expand(5, 20))[2] for f in (tasks.given(phi[0]).support, tasks.given(phi[0]).query))
     torch.testing.assert_close(torch.stack(tuple(seen)), expected.view(2, -1).mean(1))
 
 

@@ -8,10 +8,10 @@ from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
 from ctml.learners.proximal import Estimate, Perturbed, fo_maml_estimate
 from ctml.rng import generator
+from ctml.tasks import Cosine
 from ctml.theory import rates
 from ctml.theory.fo_b_maml import (
     Constants,
-    Cosine,
     GSuite,
     Inexact,
     QSuite,

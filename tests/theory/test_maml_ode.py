@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ctml.flows.maml_field import (
-    LossSet,
     gradients,
     hessian,
     hessian_vector_products,
@@ -17,7 +16,7 @@ from ctml.flows.maml_field import (
 )
 from ctml.flows.maml_flow import flow, flow_until
 from ctml.rng import generator
-from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic
+from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic, expand
 from ctml.theory import rates
 from ctml.theory.maml_ode import Bounds, QuadraticMaml, greatest_maml_curvature, symmetric_part, time_saved_per_efold
 
@@ -27,7 +26,7 @@ def times(end, steps):
 
 
 def f(tasks):
-    return lambda w: tasks.at(w[..., None, :].expand(*w.shape[:-1], tasks.n_tasks, w.shape[-1])).mean(-1)
+    return lambda w: tasks.query(w[..., None, :].expand(*w.shape[:-1], tasks.n_tasks, w.shape[-1])).mean(-1)
 
 
 def minimiser(losses, w0):
@@ -56,15 +55,15 @@ def test_t0_holds_for_random_matrices_in_higher_dimension():
 @pytest.mark.parametrize("alpha_l", [0.1, 0.3, 0.6])
 def test_t1_joint_loss_falls_at_a_linear_rate_to_a_neighbourhood(alpha_l):
     tasks = LogisticRidge.draw(8, generator(0, "t"), spread=0.5)
-    losses, loss = LossSet.oracle(tasks), f(tasks)
+    loss = f(tasks)
     alpha = alpha_l / tasks.smoothness
     w0 = 3 * torch.randn(5, generator=generator(0, "w"), dtype=torch.float64)
     t = times(60.0, 120)
-    path = flow(maml_field(losses, alpha), w0, t, rtol=1e-8, atol=1e-10)
-    least = loss(minimiser(losses, w0))
-    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, float(heterogeneity(losses, path).max()))
+    path = flow(maml_field(tasks, alpha), w0, t, rtol=1e-8, atol=1e-10)
+    least = loss(minimiser(tasks, w0))
+    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, float(heterogeneity(tasks, path).max()))
     assert (loss(path) - least <= bounds.joint_gap(t, float(loss(w0) - least))).all()
-    assert maml_field(losses, alpha)(path[-1]).norm() <= bounds.gradient_radius
+    assert maml_field(tasks, alpha)(path[-1]).norm() <= bounds.gradient_radius
 
 
 def test_t1_is_an_exact_rate_when_tasks_agree():
@@ -73,7 +72,7 @@ def test_t1_is_an_exact_rate_when_tasks_agree():
     tasks = Quadratic(mu * torch.eye(3, dtype=torch.float64)[None], torch.zeros(1, 3, dtype=torch.float64))
     bounds = Bounds(mu, mu, alpha)
     t = times(4.0, 40)
-    gap = f(tasks)(flow(maml_field(LossSet.oracle(tasks), alpha), torch.ones(3, dtype=torch.float64), t))
+    gap = f(tasks)(flow(maml_field(tasks, alpha), torch.ones(3, dtype=torch.float64), t))
     assert rates.exponential(t, gap).value == pytest.approx(2 * bounds.descent * mu, rel=1e-6)
     assert (gap <= bounds.joint_gap(t, float(gap[0]))).all()
 
@@ -81,38 +80,38 @@ def test_t1_is_an_exact_rate_when_tasks_agree():
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2, 0.24])
 def test_t1_prime_gradient_dominance_is_tight(alpha):
     tasks = CurvatureJump.one()
-    losses, bounds = LossSet.oracle(tasks), Bounds(1.0, 4.0, alpha)
+    bounds = Bounds(1.0, 4.0, alpha)
     w = torch.linspace(-20, 20, 400_001, dtype=torch.float64)[:, None]
-    least = float(tasks.at(minimiser(losses, torch.zeros(1, dtype=torch.float64))[None]))
-    gap = maml_loss(losses, alpha, w) - least
-    dominated = maml_field(losses, alpha)(w).norm(dim=-1) ** 2 / (2 * gap.clamp_min(1e-300))
+    least = float(tasks.query(minimiser(tasks, torch.zeros(1, dtype=torch.float64))[None]))
+    gap = maml_loss(tasks, alpha, w) - least
+    dominated = maml_field(tasks, alpha)(w).norm(dim=-1) ** 2 / (2 * gap.clamp_min(1e-300))
     ratio = float(dominated[gap > 1e-6].min()) / bounds.gradient_dominance
     assert 1 <= ratio <= 1.05
 
 
 def test_t1_prime_bounds_the_maml_loss_of_different_tasks():
     tasks, alpha = CurvatureJump.of((1.0, 4.0, 3.0, 0.05, 0.0, 1.0), (1.0, 3.0, 2.0, 0.1, 1.0, 1.0)), 0.1
-    losses, bounds, t = LossSet.oracle(tasks), Bounds(1.0, 4.0, alpha), times(8.0, 160)
-    path = flow(maml_field(losses, alpha), torch.tensor([6.0], dtype=torch.float64), t)
-    shared = losses.everywhere(path)
-    v = gradients(losses.query, shared - alpha * gradients(losses.support, shared))
-    each = v - alpha * hessian_vector_products(losses.support, shared, v)[1]
+    bounds, t = Bounds(1.0, 4.0, alpha), times(8.0, 160)
+    path = flow(maml_field(tasks, alpha), torch.tensor([6.0], dtype=torch.float64), t)
+    shared = expand(path, tasks.n_tasks)
+    v = gradients(tasks.query, shared - alpha * gradients(tasks.support, shared))
+    each = v - alpha * hessian_vector_products(tasks.support, shared, v)[1]
     sigma = float((each - each.mean(-2, keepdim=True)).square().sum(-1).mean(-1).sqrt().max())
     grid = torch.linspace(-2, 3, 100_001, dtype=torch.float64)[:, None, None].expand(-1, 2, 1)
-    least = float(tasks.at(grid).min(0).values.mean())
-    gap = maml_loss(losses, alpha, path) - least
+    least = float(tasks.query(grid).min(0).values.mean())
+    gap = maml_loss(tasks, alpha, path) - least
     assert (gap <= bounds.maml_gap(t, float(gap[0]), sigma) + 1e-9).all()
     far = math.sqrt(bounds.smoothness / bounds.mu) * bounds.b / bounds.a * sigma
-    assert maml_field(losses, alpha)(path[-1]).norm() <= far
+    assert maml_field(tasks, alpha)(path[-1]).norm() <= far
 
 
 def test_t2_maml_curvature_grows_with_the_inner_gradient_at_most_as_stated():
     tasks, alpha = CurvatureJump.one(), 0.1
     rho = (4.0 - 1.0) / (2 * 0.05)
-    losses, bounds = LossSet.oracle(tasks), Bounds(1.0, 4.0, alpha, rho=rho)
+    bounds = Bounds(1.0, 4.0, alpha, rho=rho)
     w = torch.linspace(-6, 6, 20_001, dtype=torch.float64)[:, None]
-    curvature = hessian(maml_field(losses, alpha), w)[:, 0, 0].abs()
-    inner = gradients(losses.query, losses.everywhere(w))[:, 0, 0].abs()
+    curvature = hessian(maml_field(tasks, alpha), w)[:, 0, 0].abs()
+    inner = gradients(tasks.query, expand(w, tasks.n_tasks))[:, 0, 0].abs()
     bound = torch.tensor([bounds.maml_smoothness(g) for g in inner.tolist()], dtype=torch.float64)
     assert (curvature <= bound).all()
     assert curvature.max() > bounds.b**2 * bounds.smoothness  # without the second term it would be false
@@ -121,8 +120,8 @@ def test_t2_maml_curvature_grows_with_the_inner_gradient_at_most_as_stated():
 @pytest.mark.parametrize("beta", [0.4, 0.2, 0.1, 0.05])
 def test_t2_distance_of_gradient_descent_to_the_flow(beta):
     tasks, alpha = LogisticRidge.draw(8, generator(0, "t")), 0.5
-    losses, t = LossSet.oracle(tasks), beta * torch.arange(round(4 / beta) + 1, dtype=torch.float64)
-    field, w0 = maml_field(losses, alpha), 3 * torch.ones(5, dtype=torch.float64)
+    t = beta * torch.arange(round(4 / beta) + 1, dtype=torch.float64)
+    field, w0 = maml_field(tasks, alpha), 3 * torch.ones(5, dtype=torch.float64)
     exact = flow(field, w0, t)
     h = hessian(field, exact)
     size = torch.linalg.matrix_norm(h, ord=2).max()
@@ -134,35 +133,35 @@ def test_t2_distance_of_gradient_descent_to_the_flow(beta):
 @pytest.mark.parametrize("alpha_l", [0.02, 0.05, 0.08])
 def test_t3_f_is_strongly_convex_where_inner_gradients_are_small(alpha_l):
     tasks = LogisticRidge.draw(8, generator(0, "t"), spread=0.0)
-    losses, alpha = LossSet.oracle(tasks), alpha_l / tasks.smoothness
+    alpha = alpha_l / tasks.smoothness
     bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, rho=tasks.hessian_lipschitz)
     stream = generator(0, "w")
-    centre = minimiser(losses, torch.zeros(5, dtype=torch.float64))
+    centre = minimiser(tasks, torch.zeros(5, dtype=torch.float64))
     radius = 12 * torch.rand(1000, 1, generator=stream, dtype=torch.float64)
     w = centre + radius * torch.randn(1000, 5, generator=stream, dtype=torch.float64)
-    inner = gradients(losses.query, losses.everywhere(w)).norm(dim=-1).mean(-1)
+    inner = gradients(tasks.query, expand(w, tasks.n_tasks)).norm(dim=-1).mean(-1)
     near = w[inner <= bounds.critical_inner_gradient / 2]
     assert len(near) > 30
-    assert torch.linalg.eigvalsh(hessian(maml_field(losses, alpha), near)).min() >= bounds.strong_convexity
+    assert torch.linalg.eigvalsh(hessian(maml_field(tasks, alpha), near)).min() >= bounds.strong_convexity
 
 
 def test_t3_and_t4_a_safe_switch_is_reached_in_time_and_phase_two_is_linear():
     tasks = LogisticRidge.draw(8, generator(0, "t"), spread=0.0)
-    losses, alpha = LossSet.oracle(tasks), 0.02 / tasks.smoothness
-    centre = minimiser(losses, torch.zeros(5, dtype=torch.float64))
+    alpha = 0.02 / tasks.smoothness
+    centre = minimiser(tasks, torch.zeros(5, dtype=torch.float64))
     w0 = centre + 100 / math.sqrt(5)
-    sigma = float(heterogeneity(losses, flow(joint_field(losses), w0, times(60.0, 300))).max())
+    sigma = float(heterogeneity(tasks, flow(joint_field(tasks), w0, times(60.0, 300))).max())
     bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, sigma, tasks.hessian_lipschitz)
     assert bounds.limits_agree
 
     def gradient_norm(w):
-        return joint_field(losses)(w).norm(dim=-1)
+        return joint_field(tasks)(w).norm(dim=-1)
 
     eps = bounds.safe_switch
-    switch, at = flow_until(joint_field(losses), w0, lambda w: gradient_norm(w) - eps, horizon=100.0)
+    switch, at = flow_until(joint_field(tasks), w0, lambda w: gradient_norm(w) - eps, horizon=100.0)
     assert switch <= bounds.phase_one_time(float(gradient_norm(w0)), eps)
     t = times(40.0, 80)
-    decay = maml_field(losses, alpha)(flow(maml_field(losses, alpha), at, t)).norm(dim=-1)
+    decay = maml_field(tasks, alpha)(flow(maml_field(tasks, alpha), at, t)).norm(dim=-1)
     assert (decay <= decay[0] * torch.exp(-bounds.strong_convexity * t) + 1e-8).all()
 
 
@@ -170,12 +169,12 @@ def test_t4_time_per_efold_on_a_quadratic():
     """On one quadratic the two flows decay at h and h (1 - alpha h)^2, so the saved time can be read off."""
     h, alpha = 0.5, 0.4
     tasks = Quadratic(h * torch.eye(1, dtype=torch.float64)[None], torch.zeros(1, 1, dtype=torch.float64))
-    losses, w0 = LossSet.oracle(tasks), torch.tensor([[1.0], [math.e]], dtype=torch.float64)
+    w0 = torch.tensor([[1.0], [math.e]], dtype=torch.float64)
 
     def time_to(field):
         return flow_until(field, w0, lambda w: w[..., 0].abs() - 0.1, horizon=100.0)[0].diff()
 
-    saved = time_to(maml_field(losses, alpha)) - time_to(joint_field(losses))
+    saved = time_to(maml_field(tasks, alpha)) - time_to(joint_field(tasks))
     assert float(saved) == pytest.approx(time_saved_per_efold(h, alpha), rel=1e-6)
 
 
@@ -188,13 +187,13 @@ def test_t5_rates_of_quadratics():
     w0 = 3 * torch.ones(4, dtype=torch.float64)
     distance = torch.stack([(closed.solution(float(t), w0) - closed.minimiser).norm() for t in times(20.0, 40)[20:]])
     assert rates.exponential(times(20.0, 40)[20:], distance).value == pytest.approx(float(closed.rates[0]), rel=0.01)
-    field = maml_field(LossSet.oracle(tasks), alpha)
+    field = maml_field(tasks, alpha)
     assert field(closed.minimiser).norm() < 1e-12
 
 
 def test_t5_euler_is_stable_just_below_its_limit_and_not_above():
     tasks, alpha = Quadratic.draw(6, 4, generator(0, "t")), 0.1
-    closed, field = QuadraticMaml(tasks, alpha), maml_field(LossSet.oracle(tasks), alpha)
+    closed, field = QuadraticMaml(tasks, alpha), maml_field(tasks, alpha)
     limit, w0 = 2 / float(closed.rates[-1]), closed.minimiser + 1
     assert limit >= 27 * alpha / 2
 
@@ -215,7 +214,7 @@ def test_instance_n2_has_as_many_minima_as_the_step_size_says():
     tasks = CurvatureJump.two()
     w = torch.linspace(-5, 30, 350_001, dtype=torch.float64)[:, None]
     for alpha_l, roots in {0.9: 3, 0.7: 3, 0.66: 3, 0.5: 1, 0.1: 1}.items():
-        slope = maml_field(LossSet.oracle(tasks), alpha_l / 4)(w)[:, 0]
+        slope = maml_field(tasks, alpha_l / 4)(w)[:, 0]
         assert int((slope[1:].sign() != slope[:-1].sign()).sum()) == roots
 
 

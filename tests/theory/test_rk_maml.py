@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ctml.flows.maml_field import LossSet, joint_field
+from ctml.flows.maml_field import joint_field
 from ctml.flows.tableaus import CHAPRA_RALSTON, EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, THREE_EIGHTHS, rk2
 from ctml.learners.rk_maml import chain
 from ctml.rng import generator
@@ -69,14 +69,13 @@ def test_many_tasks_follow_the_modified_loss(tableau):
 def test_modified_field_is_the_formula_with_hessians():
     """-grad(E L - h/4 tr Cov g) = -Eg + h/2 (E[H g] - E[H] E[g]), Hessians by torch.func."""
     family, h = tasks(4), 0.3
-    losses = LossSet.oracle(family)
-    hessians = torch.func.hessian(lambda v: family.at(v.expand(4, 3)).sum())
-    per_task = [torch.func.hessian(lambda v, i=i: family.at(v.expand(4, 3))[i])(W0) for i in range(4)]
+    hessians = torch.func.hessian(lambda v: family.query(v.expand(4, 3)).sum())
+    per_task = [torch.func.hessian(lambda v, i=i: family.query(v.expand(4, 3))[i])(W0) for i in range(4)]
     torch.testing.assert_close(hessians(W0), sum(per_task))
-    g = torch.stack([torch.func.grad(lambda v, i=i: family.at(v.expand(4, 3))[i])(W0) for i in range(4)])
+    g = torch.stack([torch.func.grad(lambda v, i=i: family.query(v.expand(4, 3))[i])(W0) for i in range(4)])
     H = torch.stack(per_task)
     expected = -g.mean(0) + h / 2 * ((H @ g[..., None])[..., 0].mean(0) - H.mean(0) @ g.mean(0))
-    torch.testing.assert_close(theory.modified_field(losses, h)(W0), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(theory.modified_field(family, h)(W0), expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("q", [0.5, 2 / 3, 0.75, 1.0])
@@ -117,7 +116,7 @@ def test_a2_and_alpha_enter_by_their_product(order):
     family = tasks(4)
     remainders = []
     for alpha in (1e-2, 5e-3):
-        expansion = theory.expanded_direction(LossSet.oracle(family), W0, alpha, order)
+        expansion = theory.expanded_direction(family, W0, alpha, order)
         found = [-theory.direction(family, W0, tableau=rk2(a), inner_lr=alpha / a, order=order)(W0) for a in (0.5, 1.0)]
         remainders.append(max(float((d - expansion).norm()) for d in found))
     assert remainders[0] / remainders[1] == pytest.approx(4, rel=0.1)
@@ -136,7 +135,7 @@ def test_optimum_is_where_descent_ends(order, a2):
 def test_optimum_without_adaptation_is_that_of_joint_training():
     family = Quadratic.draw(5, 4, generator(0, "q"))
     found = theory.optimum(family, 0.0, 0.1)
-    assert float(joint_field(LossSet.oracle(family))(found).norm()) < 1e-12
+    assert float(joint_field(family)(found).norm()) < 1e-12
 
 
 def test_costs_are_those_counted_by_hand():
