@@ -293,11 +293,12 @@ def meta_test(
     learner.eval()  # label smoothing and the like belong to meta-training
     scores: list[Tensor] = []
     try:
+        tested = learner if inner_steps is None else learner.with_inner_steps(inner_steps)
         for start in range(0, n_tasks, tasks_at_once):
             batch: TaskBatch = tasks.sample(min(tasks_at_once, n_tasks - start), stream).to(device)
             for part in batch.split(learner.tasks_at_once):
-                adapted = learner.adapt(part.support, inner_steps)
-                scores.append(metric(learner.predict(adapted, part), part.query.y).cpu())
+                outputs = tested.predict(tested.adapt(part.support), part.query.x, part.support.x)
+                scores.append(metric(outputs, part.query.y).cpu())
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -17,13 +17,13 @@ Glossary of axis names, as they stand in the shape annotations:
     stages    stages of a Runge-Kutta method
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int, Shaped
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 """Named parameters; shared, or with a leading `tasks` axis."""
@@ -109,4 +109,35 @@ class TaskDistribution(Protocol):
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> TaskBatch:
         """Draw `n_tasks` tasks from the generator's stream."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every learner asks of its model: a module that takes a batch of tasks at once.
+
+    Each parameter may have its own shape (shared by all tasks) or one more leading axis `tasks` (see `ctml.models`;
+    `PerTask` makes such a model of any module).
+    """
+
+    def __call__(self, x: Shaped[Tensor, "tasks n *features"], context: Tensor | None = None) -> Tensor:
+        """Return outputs `(tasks, n, *out)`; `context` holds the support inputs where statistics are theirs."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters, as an nn.Module does."""
+        ...
+
+
+@runtime_checkable
+class HasHead(Model, Protocol):
+    """A model that is a head on top of features; what ANIL (to save work) and COMLN ask for.
+
+    model(x, context) = head(features(x, context))
+    """
+
+    head: nn.Module
+
+    def features(self, x: Shaped[Tensor, "tasks n *features"], context: Tensor | None = None) -> Float[Tensor, "..."]:
+        """Return what the head reads, `(tasks, n, features)`."""
         ...

@@ -352,8 +352,8 @@ class MetaSGD(ctml.MAML):
         rates = {k.replace(".", "/"): nn.Parameter(torch.full_like(p, inner_lr)) for k, p in model.named_parameters()}
         self.rates = nn.ParameterDict(rates)
 
-    def inner_step(self, params, support):
-        gradient = self.gradient(params, support, create_graph=torch.is_grad_enabled())
+    def inner_step(self, params, support, step):
+        gradient = self.gradient(params, support)
         return {k: v - self.rates[k.replace(".", "/")] * gradient[k] for k, v in params.items()}
 
 
@@ -397,7 +397,7 @@ task = Sinusoid(shots=10, queries=1).sample(1, ctml.generator(seed, "tour task")
 x = torch.linspace(-5, 5, 200).view(1, -1, 1)
 with torch.no_grad():
     for k, shade in ((0, 0.25), (1, 0.55), (10, 1.0)):
-        y = learner(learner.adapt(task.support, inner_steps=k), x)
+        y = learner.predict(learner.with_inner_steps(k).adapt(task.support), x, task.support.x)
         right.plot(x[0, :, 0], y[0, :, 0], color=style.COLOURS["maml"], alpha=shade, label=f"{k} steps")
 basis = torch.cat([task.support.x[0].sin(), task.support.x[0].cos()], 1)  # the true curve, from its ten exact points
 a, b = torch.linalg.lstsq(basis, task.support.y[0]).solution[:, 0]

@@ -27,7 +27,7 @@ LAYERS = [
         "conjugate_gradients",
     },
     {"tasks", "models", "flows", "optimizers", "inner_solvers"},
-    {"learners"},
+    {"learners", "counting"},
     {"training"},
     {"theory", "rl", "data"},
 ]

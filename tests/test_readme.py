@@ -1,5 +1,6 @@
 """The README's Python runs as it stands, and its links lead somewhere."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_learner_of_the_readme_trains_and_is_first_order():
+def test_the_learner_of_the_readme_is_maml_with_falling_steps_of_second_order():
     names: dict = {}
     exec(BLOCKS[0], names)
     learner = names["Falling"](
@@ -25,11 +26,20 @@ def test_the_learner_of_the_readme_trains_and_is_first_order():
     )
     batch = Sinusoid().sample(3, generator(0, "t")).to(dtype=torch.float64)
     learner.meta_gradient(batch)
+    slope = sum(float((p.grad * p).sum()) for p in learner.parameters())  # along theta itself
+    ends = []
+    for scale in (1 + 1e-5, 1 - 1e-5):
+        other = copy.deepcopy(learner)
+        with torch.no_grad():
+            for p in other.parameters():
+                p *= scale
+            ends.append(float(other.meta_loss(batch).mean()))
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-7)
     first = ctml.MAML(learner.model, ctml.mse, inner_lr=0.05, inner_steps=1, order="first")
     one_step = first.adapt(batch.support)
     two_steps = learner.adapt(batch.support)
     first.inner_lr = 0.025
-    for name, value in first.inner_step(one_step, batch.support).items():
+    for name, value in first.inner_step(one_step, batch.support, 1).items():
         torch.testing.assert_close(two_steps[name], value)
     assert all(p.grad is not None for p in learner.parameters())
 

@@ -5,10 +5,12 @@ from ctml.learners.base import Learner
 from ctml.learners.bi_maml import BiMAML, Switch
 from ctml.learners.comln import COMLN
 from ctml.learners.fo_b_maml import FOBMAML
+from ctml.learners.gradient_learner import GradientLearner
 from ctml.learners.imaml import IMAML
-from ctml.learners.maml import MAML
+from ctml.learners.maml import MAML, LostGraph
 from ctml.learners.proximal import ProximalFOMAML, ProximalReptile
 from ctml.learners.reptile import Reptile
+from ctml.learners.rk_maml import RKMAML
 from ctml.learners.stacked import stack
 
 __all__ = [
@@ -17,8 +19,11 @@ __all__ = [
     "FOBMAML",
     "IMAML",
     "MAML",
+    "RKMAML",
     "BiMAML",
+    "GradientLearner",
     "Learner",
+    "LostGraph",
     "ProximalFOMAML",
     "ProximalReptile",
     "Reptile",

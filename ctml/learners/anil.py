@@ -10,8 +10,7 @@ features below go through the body once, in one ordinary batch for all tasks and
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,31 +18,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ctml import trees
-from ctml.checks import at_least
+from ctml.checks import at_least, one_of
 from ctml.flows.gradient_flow import FixedSteps, adapt_head
 from ctml.flows.tableaus import EULER
 from ctml.learners.maml import MAML
 from ctml.losses import cross_entropy
-from ctml.types import Examples, Loss, Params, TaskBatch
+from ctml.types import Examples, HasHead, Loss, Model, Params, TaskBatch
 
-BACKWARD = ("autograd", "reverse", "adjoint")
-
-
-@dataclass
-class Evaluations:
-    """What meta-training has evaluated so far, one count per task.
-
-    Attributes:
-        inner_gradients: grad_w L_S.
-        outer_gradients: grad_(w, phi) L_Q.
-        hessian_vector: d2L_S/dw2 v.
-        mixed_vector: (d2L_S/dphi dw)' v.
-    """
-
-    inner_gradients: int = 0
-    outer_gradients: int = 0
-    hessian_vector: int = 0
-    mixed_vector: int = 0
+Backward = Literal["autograd", "reverse", "adjoint"]
 
 
 class ANIL(MAML):
@@ -59,40 +41,34 @@ class ANIL(MAML):
             head and cross-entropy without ridge, takes the inner loop as Euler steps of the head's gradient flow
             (support x ways numbers a step; see `ctml.flows.gradient_flow`).
 
-    Attributes:
-        evaluations: counters of gradients and second-order products, filled by `meta_gradient`.
-
     Raises:
         ValueError: if `adapts` matches no parameter, an option is unknown, or "adjoint" does not fit.
     """
 
-    model: Any  # an nn.Module; where w lies in its head, with features(x, context) and head
-
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         loss: Loss,
         *,
         inner_lr: float,
         inner_steps: int = 1,
-        order: str = "second",
+        order: Literal["second", "first"] = "second",
         adapts: str | Sequence[str] | Callable[[str], bool] = "head",
         ridge: float = 0.0,
-        backward: str = "autograd",
+        backward: Backward = "autograd",
         tasks_at_once: int | None = None,
     ):
         super().__init__(
             model, loss, inner_lr=inner_lr, inner_steps=inner_steps, order=order, tasks_at_once=tasks_at_once
         )
-        if order == "hessian-free":
-            raise ValueError("order='hessian-free': ANIL's exact meta-gradient is cheap; use order='second' or 'first'")
-        if backward not in BACKWARD:
-            raise ValueError(f"backward={backward!r}: must be one of {', '.join(BACKWARD)}")
+        one_of("order", order, ("second", "first"))  # Hessian-free would save nothing: the exact one is cheap
+        one_of("backward", backward, get_args(Backward))
         at_least("ridge", ridge, 0)
-        self.ridge, self.backward, self.evaluations = ridge, backward, Evaluations()
-        self.adapted_names = _matching(model, adapts)
+        self.ridge, self.backward = ridge, backward
+        self.adapted_names = _matching(self.model, adapts)
+        self.graph_is_sure = type(self).adapt is ANIL.adapt and type(self).inner_step is MAML.inner_step
         # Only then can the body's output be kept: no inner step changes it.
-        self.keeps_features = hasattr(model, "features") and all(n.startswith("head.") for n in self.adapted_names)
+        self.keeps_features = isinstance(model, HasHead) and all(n.startswith("head.") for n in self.adapted_names)
         is_linear_head = self.keeps_features and set(self.shared()) == {"weight", "bias"}
         is_flow = is_linear_head and loss is cross_entropy and ridge == 0 and order == "second"
         if backward == "adjoint" and not is_flow:
@@ -103,16 +79,16 @@ class ANIL(MAML):
 
     def embed(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return what no inner step changes: the features if w lies in the head, else the input itself."""
-        return self.model.features(x, context) if self.keeps_features else x
+        return cast(HasHead, self.model).features(x, context) if self.keeps_features else x
 
-    def forward(self, params: Params, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the model's outputs at adapted parameters; here x is what `embed` returned."""
+    def outputs(self, params: Params, embedded: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the model's outputs at adapted parameters for what `embed` returned."""
         if self.keeps_features:
-            return functional_call(self.model.head, params, (x,))
-        return super().forward(params, x, context)
+            return functional_call(cast(HasHead, self.model).head, params, (embedded,))
+        return super().outputs(params, embedded, context)
 
     def shared(self) -> Params:
-        """Return w, named as `forward` wants it."""
+        """Return w, named as `outputs` wants it."""
         prefix = "head." if self.keeps_features else ""
         return {name.removeprefix(prefix): self.model.get_parameter(name) for name in self.adapted_names}
 
@@ -120,66 +96,51 @@ class ANIL(MAML):
         """Return phi: the parameters that only the outer loop moves."""
         return {name: p for name, p in self.model.named_parameters() if name not in self.adapted_names}
 
-    def gradient(self, params: Params, examples: Examples, create_graph: bool = False) -> Params:
+    def gradient(self, params: Params, embedded: Examples) -> Params:
         """Return each task's gradient of its loss plus (mu/2)|w|^2."""
-        gradients = super().gradient(params, examples, create_graph)
+        gradients = super().gradient(params, embedded)
         if self.ridge == 0:
             return gradients
-        w = params if create_graph else {k: p.detach() for k, p in params.items()}
-        return trees.axpy(self.ridge, w, gradients)
+        keep_graph = any(g.requires_grad for g in gradients.values())
+        return trees.axpy(self.ridge, params if keep_graph else {k: p.detach() for k, p in params.items()}, gradients)
 
-    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
+    def adapt(self, support: Examples) -> Params:
         """Take the inner steps of w on the support features."""
-        embedded = Examples(self.embed(support.x), support.y)
-        if self.backward == "adjoint":
-            return self._euler_flow(embedded, self.inner_steps if inner_steps is None else inner_steps)
-        return super().adapt(embedded, inner_steps)
+        if self.backward == "adjoint" and self.inner_steps:
+            return self._euler_flow(Examples(self.embed(support.x), support.y))
+        return super().adapt(support)
 
-    def _euler_flow(self, support: Examples, steps: int) -> Params:
+    def _euler_flow(self, support: Examples) -> Params:
         head = self.shared()
-        if steps == 0:
-            return self.expanded(support)
         # The flow's head has no bias: one more feature that is always 1 carries it.
         features = torch.cat([support.x, support.x.new_ones(*support.x.shape[:2], 1)], dim=-1)
         W_0 = torch.cat([head["weight"], head["bias"][:, None]], dim=1)
-        horizon = features.new_tensor(self.inner_lr * steps)
-        W = adapt_head(features, support.y, W_0, horizon, solver=FixedSteps(steps, EULER))
+        horizon = features.new_tensor(self.inner_lr * self.inner_steps)
+        W = adapt_head(features, support.y, W_0, horizon, solver=FixedSteps(self.inner_steps, EULER))
         return {"weight": W[..., :-1], "bias": W[..., -1]}
 
-    def predict(self, adapted: Params, batch: TaskBatch) -> Tensor:
-        """Return the outputs on the query sets at adapted parameters."""
-        return self.forward(adapted, self.embed(batch.query.x, context=batch.support.x), context=batch.support.x)
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the part's meta-gradients, made as `backward` says; return the tasks' query losses."""
+        return self._reverse(part, weight) if self.backward == "reverse" else super().add_meta_gradient(part, weight)
 
-    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Fill `.grad` with the meta-gradient; return the tasks' query losses."""
-        second = batch.n_tasks * self.inner_steps * (self.order == "second")
-        self.evaluations.inner_gradients += batch.n_tasks * self.inner_steps
-        self.evaluations.outer_gradients += batch.n_tasks
-        self.evaluations.hessian_vector += second
-        self.evaluations.mixed_vector += second if self.common() else 0
-        if self.backward != "reverse":
-            return super().meta_gradient(batch)
-        self.zero_grad()
-        return torch.cat([self._reverse(part, 1 / batch.n_tasks) for part in batch.split(self.tasks_at_once)])
-
-    def _reverse(self, batch: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
-        embedded = [self.embed(batch.support.x), self.embed(batch.query.x, context=batch.support.x)]
+    def _reverse(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        embedded = [self.embed(part.support.x), self.embed(part.query.x, context=part.support.x)]
         h_S, h_Q = (_leaf(h) if self.keeps_features else h for h in embedded)
         # Kept features stand for the body's parameters up to the last line, where the body is differentiated, once.
         beside = [p for name, p in self.common().items() if not self.keeps_features or name.startswith("head.")]
         phi = [h_S, h_Q, *beside] if self.keeps_features else beside
-        support = Examples(h_S.detach(), batch.support.y)
+        support = Examples(h_S.detach(), part.support.y)
         with torch.no_grad():
             path = [self.expanded(support)]
-            for _ in range(self.inner_steps):
-                path.append(self.inner_step(path[-1], support))
+            for step in range(self.inner_steps):
+                path.append(self.inner_step(path[-1], support, step))
 
         w = {k: _leaf(p) for k, p in path.pop().items()}
-        losses = self.loss(self.forward(w, h_Q, context=batch.support.x), batch.query.y)
+        losses = self.loss(self.outputs(w, h_Q, context=part.support.x), part.query.y)
         v, p = _pull_back(losses.sum(), w, phi)
         for w_m in reversed(path) if self.order == "second" else ():
             w = {k: _leaf(p_m) for k, p_m in w_m.items()}
-            slope = trees.dot(self.gradient(w, Examples(h_S, batch.support.y), create_graph=True), v)
+            slope = trees.dot(self.gradient(w, Examples(h_S, part.support.y)), v)
             Hv, Cv = _pull_back(slope, w, phi)
             p = [p_j - self.inner_lr * c_j for p_j, c_j in zip(p, Cv, strict=True)]
             v = trees.axpy(-self.inner_lr, Hv, v)

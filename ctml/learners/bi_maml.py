@@ -3,8 +3,9 @@
     phase 1   G = mean_i grad f_i(w)                                 no inner step: one gradient per task
     phase 2   G = mean_i (I - alpha H_i) grad f_i(w - alpha g_i)     MAML, in whatever order is chosen
 
-The outer optimiser is handed G in both phases and keeps its state over the switch, which happens once. That the phases
-are told apart by gradient norms is the paper's idea; the exact rules here are ours. Not to be confused with Balanced
+The outer optimiser is handed G in both phases and keeps its state over the switch, which happens once, after the
+meta-step at which a rule first holds. That the phases are told apart by gradient norms is the paper's idea; the exact
+rules here are ours. Not to be confused with Balanced
 Incremental MAML (also called BI-MAML).
 """
 
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctml import trees
 from ctml.checks import at_least, positive
+from ctml.counting import count_gradients
 from ctml.learners.maml import MAML
-from ctml.types import Loss, TaskBatch
+from ctml.types import Loss, Model, TaskBatch
 
 
 def gradient_units(order: str, inner_steps: int) -> int:
@@ -57,10 +59,12 @@ class Switch:
                 f"is at least |mean g_i|; take inner_norm above joint_norm or leave it out"
             )
 
-    def fires(self, joint_norm: Tensor, inner_norm: Tensor | None) -> bool:
-        """Tell whether one of the norm rules holds."""
-        return (self.joint_norm is not None and bool(joint_norm <= self.joint_norm)) or (
-            self.inner_norm is not None and inner_norm is not None and bool(inner_norm <= self.inner_norm)
+    def fires(self, joint_steps: int, joint_norm: float, inner_norm: float) -> bool:
+        """Tell whether one of the rules holds after this many joint steps, at these norms of the last one."""
+        return (
+            joint_steps >= self.at_most
+            or (self.joint_norm is not None and joint_norm <= self.joint_norm)
+            or (self.inner_norm is not None and inner_norm <= self.inner_norm)
         )
 
 
@@ -73,49 +77,51 @@ class BiMAML(MAML):
         inner_lr, inner_steps, order, tasks_at_once: those of phase 2, see `MAML`.
 
     Attributes:
-        joint_steps: outer steps of phase 1 so far, an int tensor (in checkpoints, as the next two).
+        joint_steps: meta-steps of phase 1 so far, an int tensor (in checkpoints, as the next two).
         switched: whether phase 2 has begun.
-        units: cost so far per task, in gradients.
+        units: gradients taken so far for each task, counted as they are taken (see `ctml.counting`).
     """
 
     joint_steps: Tensor
     switched: Tensor
     units: Tensor
 
-    def __init__(self, model: nn.Module, loss: Loss, *, switch: Switch, **options):
+    def __init__(self, model: Model, loss: Loss, *, switch: Switch, **options):
         super().__init__(model, loss, **options)
         self.switch = switch
         self.register_buffer("joint_steps", torch.tensor(0))
         self.register_buffer("switched", torch.tensor(switch.at_most == 0))
         self.register_buffer("units", torch.tensor(0))
+        self._share = self._inner_norm = 0.0  # of the meta-batch that is going on: seen so far, and its mean |g_i|
 
-    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Fill `.grad` with the gradient of the phase; return the query losses, before adaptation in phase 1."""
-        if not self.switched:
-            losses, inner_norm = self._joint_gradient(batch)
-            self.units += 1
-            joint_norm = trees.norm({k: p.grad for k, p in self.shared().items() if p.grad is not None})
-            if not self.switch.fires(joint_norm, inner_norm):
-                self.joint_steps += 1
-                self.switched.fill_(bool(self.joint_steps >= self.switch.at_most))
-                return losses
-            self.switched.fill_(True)
-        self.units += gradient_units(self.order, self.inner_steps)
-        return super().meta_gradient(batch)
-
-    def _joint_gradient(self, batch: TaskBatch) -> tuple[Float[Tensor, " tasks"], Tensor | None]:
-        """Fill `.grad` with the gradient of the mean query loss at shared parameters; measure mean_i |g_i| if asked."""
-        self.zero_grad()
-        losses, norms = [], []
-        for part in batch.split(self.tasks_at_once):
-            if self.switch.inner_norm is None:  # tasks share their parameters: one ordinary batch
-                loss = self.loss(self.predict(self.shared(), part), part.query.y)
-                (loss.sum() / batch.n_tasks).backward()
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the part's gradients of the phase; return the query losses, before adaptation in phase 1."""
+        begins = all(p.grad is None for p in self.parameters())  # a meta-batch may come in several parts
+        if begins:
+            self._share = self._inner_norm = 0.0
+        with count_gradients(self) as count:
+            if self.switched:
+                losses = super().add_meta_gradient(part, weight)
             else:
-                own = self.expanded(part.query)
-                loss = self.loss(self.predict(own, part), part.query.y)
-                each = dict(zip(own, torch.autograd.grad(loss.sum(), list(own.values())), strict=True))
-                self.accumulate(each, 1 / batch.n_tasks)
-                norms.append(trees.norm(each, batched=True))
-            losses.append(loss.detach())
-        return torch.cat(losses), torch.cat(norms).mean() if norms else None
+                losses = self._add_joint_gradient(part, weight)
+        if begins:  # tasks of one meta-batch all cost the same
+            self.units += count.units // part.n_tasks
+        return losses
+
+    def _add_joint_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the gradients of the query losses at shared parameters; at the batch's end, see if phase 1 ends."""
+        if self.switch.inner_norm is None:  # tasks share their parameters: one ordinary batch
+            losses = self.loss(self.predict(self.shared(), part.query.x, part.support.x), part.query.y)
+            (weight * losses.sum()).backward()
+        else:
+            own = self.expanded(part.query)
+            losses = self.loss(self.predict(own, part.query.x, part.support.x), part.query.y)
+            each = dict(zip(own, torch.autograd.grad(losses.sum(), list(own.values())), strict=True))
+            self.accumulate(each, weight)
+            self._inner_norm += weight * float(trees.norm(each, batched=True).sum())
+        self._share += weight * part.n_tasks
+        if self._share > 1 - 1e-6:  # the whole meta-batch went through
+            self.joint_steps += 1
+            joint_norm = trees.norm({k: p.grad for k, p in self.shared().items() if p.grad is not None})
+            self.switched.fill_(self.switch.fires(int(self.joint_steps), float(joint_norm), self._inner_norm))
+        return losses.detach()

@@ -8,7 +8,7 @@ meta-gradient is exact, by any of the methods of `ctml.flows.gradient_flow` (def
 `FixedSteps(K, EULER)` and T = K alpha fixed this is ANIL with K steps at rate alpha, in M N numbers a step.
 """
 
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -18,15 +18,15 @@ from ctml.checks import positive
 from ctml.flows.gradient_flow import Adaptive, ClosedForm, Solver, adapt_head
 from ctml.learners.base import Learner
 from ctml.losses import cross_entropy
-from ctml.types import Examples, Loss, Params, TaskBatch
+from ctml.types import Examples, HasHead, Loss, Params, TaskBatch
 
 
 class COMLN(Learner):
     """Meta-learn the features, the initial head and the adaptation time.
 
     Args:
-        model: has `features(x, context=None)` and a linear `head` on top of them (see `ctml.models`); the head's bias
-            is set to zero and no longer trained.
+        model: a `ctml.types.HasHead` whose head is linear (see `ctml.models`); a bias of the head takes no part, so
+            that it is neither used nor trained.
         loss: the query loss.
         horizon: T at the start of meta-training.
         learn_horizon: False keeps T where it is.
@@ -40,11 +40,9 @@ class COMLN(Learner):
         ValueError: if the model has no such parts, or the horizon is not positive.
     """
 
-    model: Any  # an nn.Module with features(x, context) and a linear head
-
     def __init__(
         self,
-        model: nn.Module,
+        model: HasHead,
         loss: Loss,
         *,
         horizon: float = 1.0,
@@ -57,18 +55,19 @@ class COMLN(Learner):
         tasks_at_once: int | None = None,
     ):
         super().__init__(model, loss, tasks_at_once=tasks_at_once)
-        if not (hasattr(model, "features") and hasattr(getattr(model, "head", None), "weight")):
+        if not (isinstance(model, HasHead) and isinstance(getattr(model.head, "weight", None), Tensor)):
             raise ValueError(
                 f"model={type(model).__name__}: COMLN needs its features(x, context) and a linear head; see ctml.models"
             )
         positive("horizon", horizon)
-        head = self.model.head
-        if head.bias is not None:
-            head.bias.data.zero_()
-            head.bias.requires_grad_(False)
-        self.log_horizon = nn.Parameter(torch.tensor(horizon, dtype=head.weight.dtype).log(), learn_horizon)
+        self.log_horizon = nn.Parameter(torch.tensor(horizon, dtype=self.W_0.dtype).log(), learn_horizon)
         self.inner_loss, self.smoothing = inner_loss, smoothing
         self.solver, self.method, self.checkpoints = solver, method, checkpoints
+
+    @property
+    def W_0(self) -> Float[Tensor, "ways d"]:
+        """The weight of the head before adaptation."""
+        return cast(Tensor, cast(HasHead, self.model).head.weight)
 
     @property
     def horizon(self) -> Float[Tensor, ""]:
@@ -77,21 +76,19 @@ class COMLN(Learner):
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Return groups for the optimiser that decay the features and the head, not log T (as the authors do)."""
-        decayed = [p for p in self.model.parameters() if p.requires_grad]
+        decayed = list(self.model.parameters())
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": [self.log_horizon], "weight_decay": 0.0}]
 
-    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
-        """Run the flow from W_0 for time T; return W(T).
+    def features(self, x: Tensor, context: Tensor | None = None) -> Float[Tensor, "tasks n d"]:
+        """Return f_Phi(x)."""
+        return cast(HasHead, self.model).features(x, context)
 
-        Raises:
-            ValueError: if `inner_steps` is given; the flow has a horizon instead.
-        """
-        if inner_steps is not None:
-            raise ValueError(f"inner_steps={inner_steps}: the flow has no steps; change log_horizon for another time")
+    def adapt(self, support: Examples) -> Params:
+        """Run the flow from W_0 for time T; return W(T)."""
         adapted = adapt_head(
-            self.model.features(support.x),
+            self.features(support.x),
             support.y,
-            self.model.head.weight,
+            self.W_0,
             self.horizon,
             loss=self.inner_loss,
             smoothing=self.smoothing if self.training else 0.0,
@@ -101,13 +98,13 @@ class COMLN(Learner):
         )
         return {"weight": adapted}
 
-    def predict(self, adapted: Params, batch: TaskBatch) -> Tensor:
-        """Return the logits of the query sets."""
-        return self.model.features(batch.query.x, context=batch.support.x) @ adapted["weight"].mT
+    def predict(self, adapted: Params, x: Tensor, support_x: Tensor) -> Float[Tensor, "tasks n ways"]:
+        """Return the logits W(T) f_Phi(x)."""
+        return self.features(x, support_x) @ adapted["weight"].mT
 
     def meta_loss(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
         """Return the query loss at W(T), one per task."""
-        outputs = self.predict(self.adapt(batch.support), batch)
+        outputs = self.predict(self.adapt(batch.support), batch.query.x, batch.support.x)
         if self.training and self.smoothing > 0 and self.loss is cross_entropy:
             return cross_entropy(outputs, batch.query.y, self.smoothing)
         return self.loss(outputs, batch.query.y)

@@ -17,12 +17,12 @@ from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctml.checks import at_least, positive
 from ctml.inner_solvers import InnerSolver, Iteration
 from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses
-from ctml.types import Examples, Loss, TaskBatch
+from ctml.types import Examples, Loss, Model, TaskBatch
 
 ORDERS = {"forward": 1, "symmetric": 2}
 
@@ -109,7 +109,7 @@ class FOBMAML(ProximalLearner):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         loss: Loss,
         *,
         lam: float,

@@ -7,13 +7,13 @@ The linear system is solved by conjugate gradients with Hessian-vector products;
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctml.checks import at_least, positive
 from ctml.conjugate_gradients import conjugate_gradients
 from ctml.inner_solvers import InnerSolver
 from ctml.learners.proximal import Estimate, ProximalLearner, TaskLosses, gradient_of, solve_inner
-from ctml.types import Loss
+from ctml.types import Loss, Model
 
 
 def implicit_estimate(
@@ -55,7 +55,7 @@ class IMAML(ProximalLearner):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         loss: Loss,
         *,
         lam: float,

@@ -7,21 +7,28 @@ Three orders of the same method:
     second        the exact product, by autograd through the steps
     first         H_k = 0 (FO-MAML); also called FOMAML
     hessian-free  H_k v by central differences of gradients (HF-MAML; Fallah, Mokhtari, Ozdaglar 2020)
+
+A variant with another inner step overrides `inner_step` alone.
 """
+
+from typing import get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctml import trees
-from ctml.checks import at_least, positive
-from ctml.learners.base import Learner
-from ctml.types import Examples, Loss, Params, TaskBatch
+from ctml.checks import at_least, one_of, positive
+from ctml.learners.gradient_learner import GradientLearner, Order
+from ctml.rng import generator
+from ctml.types import Examples, Loss, Model, Params, TaskBatch
 
-ORDERS = ("second", "first", "hessian-free")
+
+class LostGraph(TypeError):
+    """A learner of second order whose adaptation cannot be differentiated."""
 
 
-class MAML(Learner):
+class MAML(GradientLearner):
     """Meta-learn an initialisation from which gradient descent adapts.
 
     Args:
@@ -30,16 +37,20 @@ class MAML(Learner):
         inner_steps: number K of inner steps; 0 is joint training.
         order: "second", "first" or "hessian-free".
         difference: length of the Hessian-free finite-difference step, relative to 1 + |theta|.
+
+    Raises:
+        ValueError: an option out of its range.
+        LostGraph: from `meta_gradient`, if a subclass of order "second" adapts by steps that carry no derivative.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         loss: Loss,
         *,
         inner_lr: float,
         inner_steps: int = 1,
-        order: str = "second",
+        order: Order = "second",
         difference: float = 1e-3,
         tasks_at_once: int | None = None,
     ):
@@ -47,40 +58,43 @@ class MAML(Learner):
         positive("inner_lr", inner_lr)
         at_least("inner_steps", inner_steps, 0)
         positive("difference", difference)
-        if order not in ORDERS:
-            raise ValueError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
+        one_of("order", order, get_args(Order))
         self.inner_lr, self.inner_steps, self.order, self.difference = inner_lr, inner_steps, order, difference
+        # What is written here is differentiable by construction; what a subclass writes is looked at once.
+        self.graph_is_sure = type(self).adapt is MAML.adapt and type(self).inner_step is MAML.inner_step
 
-    def inner_step(self, params: Params, support: Examples) -> Params:
-        """Take one step theta - alpha grad L_S(theta) for every task."""
-        keep_graph = self.order == "second" and torch.is_grad_enabled()
-        return trees.axpy(-self.inner_lr, self.gradient(params, support, create_graph=keep_graph), params)
+    def inner_step(self, params: Params, embedded: Examples, step: int) -> Params:
+        """Take one step theta - alpha grad L_S(theta) for every task; `step` counts from 0."""
+        return trees.axpy(-self.inner_lr, self.gradient(params, embedded), params)
 
-    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
+    def adapt(self, support: Examples) -> Params:
         """Take `inner_steps` gradient steps on the support loss from the shared parameters."""
+        embedded = Examples(self.embed(support.x), support.y)
         params = self.expanded(support)
-        for _ in range(self.inner_steps if inner_steps is None else inner_steps):
-            params = self.inner_step(params, support)
+        for step in range(self.inner_steps):
+            params = self.inner_step(params, embedded, step)
         return params
 
-    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Fill `.grad` with the meta-gradient of the chosen order; return the tasks' query losses."""
-        if self.order != "hessian-free":
-            return super().meta_gradient(batch)
-        self.zero_grad()
-        return torch.cat([self._hessian_free(part, 1 / batch.n_tasks) for part in batch.split(self.tasks_at_once)])
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the part's meta-gradients, of the chosen order; return the tasks' query losses."""
+        if self.order == "hessian-free":
+            return self._add_hessian_free(part, weight)
+        if self.order == "second" and self.inner_steps and not self.graph_is_sure:
+            self._refuse_lost_graph(part.support)
+            self.graph_is_sure = True
+        return super().add_meta_gradient(part, weight)
 
     @torch.no_grad()
-    def _hessian_free(self, batch: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
-        path = [self.expanded(batch.support)]
-        for _ in range(self.inner_steps):
-            path.append(self.inner_step(path[-1], batch.support))
+    def _add_hessian_free(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        path = [self.expanded(part.support)]
+        for step in range(self.inner_steps):
+            path.append(self.inner_step(path[-1], part.support, step))
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in path[-1].items()}
-            losses = self.loss(self.predict(leaves, batch), batch.query.y)
+            losses = self.loss(self.predict(leaves, part.query.x, part.support.x), part.query.y)
             v = dict(zip(leaves, torch.autograd.grad(losses.sum(), list(leaves.values())), strict=True))
         for params in reversed(path[:-1]):  # v <- (I - alpha H_k) v
-            v = trees.axpy(-self.inner_lr, self.hessian_vector_product(params, batch.support, v), v)
+            v = trees.axpy(-self.inner_lr, self.hessian_vector_product(params, part.support, v), v)
         self.accumulate(v, weight)
         return losses.detach()
 
@@ -95,6 +109,24 @@ class MAML(Learner):
 
         ahead, behind = self.gradient(along(1.0), support), self.gradient(along(-1.0), support)
         return {k: (ahead[k] - behind[k]) / _per_task(2 * r, v[k]) for k in v}
+
+    def _refuse_lost_graph(self, support: Examples) -> None:
+        """Pull a vector v back through the first task's adaptation: steps without derivative return v itself."""
+        with torch.enable_grad():
+            adapted, theta = self.adapt(support), self.shared()
+        moved = {k: t for k, t in adapted.items() if k in theta and t.requires_grad}
+        stream = generator(0, "does adaptation keep its graph")
+        v = {k: torch.zeros_like(t) for k, t in moved.items()}
+        for t in v.values():
+            t[0] = torch.randn(t[0].shape, generator=stream, dtype=t.dtype).to(t.device)
+        leaves = [theta[k] for k in moved]
+        pulled = torch.autograd.grad(list(moved.values()), leaves, list(v.values()), allow_unused=True) if moved else ()
+        if all(p is None or torch.equal(p, v[k][0].view_as(p)) for k, p in zip(moved, pulled, strict=True)):
+            raise LostGraph(
+                f"{type(self).__name__} has order='second', but no derivative passes through the steps of its adapt: "
+                "its meta-gradient would be first-order. Take gradients by self.gradient, which keeps the graph where "
+                "the order is second, or override inner_step alone; or say order='first'"
+            )
 
 
 def _per_task(scalar: Float[Tensor, " tasks"], like: Tensor) -> Tensor:

@@ -11,21 +11,22 @@ Invariants:
     * theta is `(d,)`, shared, or `(tasks, d)`, one start per task; estimates and solutions are `(tasks, d)`.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ctml import trees
 from ctml.checks import positive
 from ctml.inner_solvers import InnerSolver, Iteration, Solution
-from ctml.learners.base import Learner
-from ctml.types import Examples, Loss, Params, TaskBatch
+from ctml.learners.gradient_learner import GradientLearner
+from ctml.types import Examples, Loss, Model, Params, TaskBatch
 
 
 @runtime_checkable
@@ -127,7 +128,7 @@ def with_steps(solver: InnerSolver, steps: int) -> InnerSolver:
     return replace(cast(Iteration, solver), steps=steps, tolerance=None)
 
 
-class ProximalLearner(Learner):
+class ProximalLearner(GradientLearner):
     """A learner that adapts by solving the proximal inner problem; subclasses say how they estimate the meta-gradient.
 
     Args:
@@ -139,9 +140,7 @@ class ProximalLearner(Learner):
         ValueError: if lam is not positive.
     """
 
-    def __init__(
-        self, model: nn.Module, loss: Loss, *, lam: float, solver: InnerSolver, tasks_at_once: int | None = None
-    ):
+    def __init__(self, model: Model, loss: Loss, *, lam: float, solver: InnerSolver, tasks_at_once: int | None = None):
         super().__init__(model, loss, tasks_at_once=tasks_at_once)
         positive("lam", lam)
         self.lam, self.solver = lam, solver
@@ -151,30 +150,30 @@ class ProximalLearner(Learner):
         raise NotImplementedError
 
     @torch.no_grad()
-    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
-        """Return phi_0, without a graph; `inner_steps` replaces the solver's own number (and its tolerance)."""
-        solver = self.solver if inner_steps is None else with_steps(self.solver, inner_steps)
+    def adapt(self, support: Examples) -> Params:
+        """Return phi_0, without a graph."""
         loss = self.loss_on(support)
         unperturbed = LossFunctions(loss, query=loss)  # nu = 0: the query loss is never asked for
-        return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, solver).phi)
+        return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, self.solver).phi)
+
+    def with_inner_steps(self, inner_steps: int) -> "ProximalLearner":
+        """Return this learner with a fixed number of steps of its solver, which then has no tolerance."""
+        other = copy.copy(self)
+        other.solver = with_steps(self.solver, inner_steps)
+        return other
 
     @torch.no_grad()
-    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Fill `.grad` with the mean of the tasks' estimates; return their query losses at phi_0.
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the tasks' estimates; return their query losses at phi_0.
 
         Raises:
             ValueError: if dropout or batch norm's running statistics would make an inner solve differ from the next.
         """
         self.refuse_noise()
-        self.zero_grad()
-        values = []
-        for part in batch.split(self.tasks_at_once):
-            losses = self.task_losses(part)
-            estimate = self.estimate(losses, self.theta(), part.n_tasks)
-            self.accumulate(self.as_params(estimate.gradient), 1 / batch.n_tasks)
-            values.append(losses.query(estimate.phi))
-            del estimate  # else it would live through the next part
-        return torch.cat(values)
+        losses = self.task_losses(part)
+        estimate = self.estimate(losses, self.theta(), part.n_tasks)
+        self.accumulate(self.as_params(estimate.gradient), weight)
+        return losses.query(estimate.phi)
 
     def theta(self) -> Float[Tensor, " d"]:
         """Return the meta-parameters as one vector."""
@@ -186,7 +185,7 @@ class ProximalLearner(Learner):
 
     def loss_on(self, examples: Examples, context: Tensor | None = None) -> Callable[..., Tensor]:
         """Return phi -> loss of every task on its examples."""
-        return lambda phi, step=0: self.loss(self.forward(self.as_params(phi), examples.x, context), examples.y)
+        return lambda phi, step=0: self.loss(self.outputs(self.as_params(phi), examples.x, context), examples.y)
 
     def task_losses(self, batch: TaskBatch) -> TaskLosses:
         """Return the support and query losses as functions of phi."""

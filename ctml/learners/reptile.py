@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ctml import trees
 from ctml.learners.maml import MAML
-from ctml.types import Examples, Loss, TaskBatch
+from ctml.types import Examples, Loss, Model, TaskBatch
 
 
 class Reptile(MAML):
@@ -26,7 +26,9 @@ class Reptile(MAML):
         ValueError: if `inner_steps` is below 2.
     """
 
-    def __init__(self, model, loss: Loss, *, inner_lr: float, inner_steps: int = 5, tasks_at_once: int | None = None):
+    def __init__(
+        self, model: Model, loss: Loss, *, inner_lr: float, inner_steps: int = 5, tasks_at_once: int | None = None
+    ):
         if inner_steps < 2:
             raise ValueError(f"inner_steps={inner_steps}: Reptile with one step is joint training; take at least 2")
         super().__init__(
@@ -34,16 +36,13 @@ class Reptile(MAML):
         )
 
     @torch.no_grad()
-    def meta_gradient(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Fill `.grad` with mean_i (theta - phi_i); return each task's loss on all its examples at phi_i."""
-        self.zero_grad()
-        losses = []
-        for part in batch.split(self.tasks_at_once):
-            x, y = (torch.cat(pair, dim=1) for pair in zip(part.support, part.query, strict=True))
-            start = phi = self.expanded(part.support)
-            for step in range(self.inner_steps):
-                # Examples are ordered by class, so every K-th one makes a mini-batch with all classes in it.
-                phi = self.inner_step(phi, Examples(x[:, step :: self.inner_steps], y[:, step :: self.inner_steps]))
-            self.accumulate(trees.sub(start, phi), 1 / batch.n_tasks)
-            losses.append(self.loss(self.forward(phi, x), y))
-        return torch.cat(losses)
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add weight * sum_i (theta - phi_i); return each task's loss on all its examples at phi_i."""
+        x, y = (torch.cat(pair, dim=1) for pair in zip(part.support, part.query, strict=True))
+        start = phi = self.expanded(part.support)
+        for step in range(self.inner_steps):
+            # Examples are ordered by class, so every K-th one makes a mini-batch with all classes in it.
+            batch = Examples(x[:, step :: self.inner_steps], y[:, step :: self.inner_steps])
+            phi = self.inner_step(phi, batch, step)
+        self.accumulate(trees.sub(start, phi), weight)
+        return self.loss(self.outputs(phi, x), y)

@@ -23,19 +23,19 @@ order the authors ran is not known.
 
 from fractions import Fraction
 from itertools import pairwise
+from typing import Literal, get_args
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctml import trees
-from ctml.checks import at_least, positive
+from ctml.checks import at_least, one_of, positive
 from ctml.flows.tableaus import Tableau
-from ctml.learners.base import Learner
-from ctml.types import Examples, Loss, Params, TaskBatch
+from ctml.learners.gradient_learner import GradientLearner
+from ctml.types import Examples, Loss, Model, Params, TaskBatch
 
-ORDERS = ("first", "second")
-STAGES = ("task", "mean")
+RKOrder = Literal["second", "first"]
+Stages = Literal["task", "mean"]
 
 
 def chain(inner_steps: int, a2: float | Fraction = 1) -> Tableau:
@@ -58,7 +58,7 @@ def chain(inner_steps: int, a2: float | Fraction = 1) -> Tableau:
     return Tableau(name, tuple((q,) * j for j in range(inner_steps + 1)), weights, order=2)
 
 
-class RKMAML(Learner):
+class RKMAML(GradientLearner):
     """Meta-learn along the direction of a Runge-Kutta step; adapt by gradient steps of size inner_lr.
 
     Args:
@@ -77,23 +77,21 @@ class RKMAML(Learner):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         loss: Loss,
         *,
         tableau: Tableau,
         inner_lr: float | None = None,
         step: float | None = None,
-        order: str = "second",
-        stages: str = "task",
+        order: RKOrder = "second",
+        stages: Stages = "task",
         inner_steps: int = 1,
         tasks_at_once: int | None = None,
     ):
         super().__init__(model, loss, tasks_at_once=tasks_at_once)
         at_least("inner_steps", inner_steps, 0)
-        if order not in ORDERS:
-            raise ValueError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
-        if stages not in STAGES:
-            raise ValueError(f"stages={stages!r}: must be one of {', '.join(STAGES)}")
+        one_of("order", order, get_args(RKOrder))
+        one_of("stages", stages, get_args(Stages))
         if stages == "mean" and tasks_at_once is not None:
             raise ValueError(f"tasks_at_once={tasks_at_once}: mean stages need the whole meta-batch; leave it None")
         if (inner_lr is None) == (step is None):
@@ -109,11 +107,11 @@ class RKMAML(Learner):
         self.tableau, self.inner_lr, self.order, self.stages = tableau, inner_lr, order, stages
         self.inner_steps = inner_steps
 
-    def adapt(self, support: Examples, inner_steps: int | None = None) -> Params:
+    def adapt(self, support: Examples) -> Params:
         """Take gradient steps theta - alpha grad L_S(theta) for every task, whatever the tableau."""
         params = self.expanded(support)
-        for _ in range(self.inner_steps if inner_steps is None else inner_steps):
-            params = trees.axpy(-self.inner_lr, self._slope(params, support), params)
+        for _ in range(self.inner_steps):
+            params = trees.axpy(-self.inner_lr, self.gradient(params, support), params)
         return params
 
     def stage_points(self, support: Examples) -> list[Params]:
@@ -121,7 +119,7 @@ class RKMAML(Learner):
         theta = self.expanded(support)
         points, slopes = [theta], []
         for last, row in pairwise(self.tableau.a):
-            slope = self._slope(points[-1], support)
+            slope = self.gradient(points[-1], support)  # V1 takes the k_l for constants, V2 keeps their graph
             slopes.append(self._mean(slope) if self.stages == "mean" else slope)
             # A row that only goes on from the last one starts where that one ended: a chain is MAML's inner loop.
             goes_on = row[: len(last)] == last
@@ -135,15 +133,10 @@ class RKMAML(Learner):
     def meta_loss(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
         """Return sum_j a_j L_Q(theta^(j)), one per task; its gradient is the direction d of either order."""
         return trees.sum_of(
-            float(a) * self.loss(self.predict(point, batch), batch.query.y)
+            float(a) * self.loss(self.predict(point, batch.query.x, batch.support.x), batch.query.y)
             for a, point in zip(self.tableau.b, self.stage_points(batch.support), strict=True)
             if a
         )
-
-    def _slope(self, params: Params, support: Examples) -> Params:
-        # First order is the same autograd with k_l cut off: then the derivative of theta^(j) by theta is the identity.
-        keep_graph = self.order == "second" and torch.is_grad_enabled()
-        return self.gradient(params, support, create_graph=keep_graph)
 
     def _mean(self, slope: Params) -> Params:
         runs = getattr(self, "runs", 1)  # of a stacked learner: each run's tasks have a mean of their own

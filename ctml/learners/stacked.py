@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ctml.learners.anil import ANIL
 from ctml.learners.base import Learner
+from ctml.learners.gradient_learner import GradientLearner
 from ctml.types import Examples, Params, TaskBatch
 
 
@@ -46,7 +47,7 @@ def stack(learners: Sequence[Learner]) -> "Stacked":
     return stacked
 
 
-class Stacked(Learner):
+class Stacked(GradientLearner):
     """The part of a stacked learner that keeps runs apart; made by `stack`, never by hand.
 
     Attributes:
@@ -70,18 +71,14 @@ class Stacked(Learner):
         """Give every task the parameters of its run."""
         return self._of_tasks(self.shared(), len(support.x))
 
-    def forward(self, params: Params, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def outputs(self, params: Params, embedded: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the model's outputs at the runs' own or at per-task parameters."""
-        first = next(iter(params.values()))
-        return super().forward(params if len(first) == len(x) else self._of_tasks(params, len(x)), x, context)
+        n_tasks, first = len(embedded), next(iter(params.values()))
+        return super().outputs(params if len(first) == n_tasks else self._of_tasks(params, n_tasks), embedded, context)
 
-    def meta_gradient(self, batch: TaskBatch) -> Tensor:
-        """Fill `.grad` with each run's own meta-gradient, the mean over its tasks."""
-        losses = super().meta_gradient(batch)
-        for parameter in self.parameters():  # the mean over all tasks holds each run's gradient 1/runs times
-            if parameter.grad is not None:
-                parameter.grad *= self.runs
-        return losses
+    def add_meta_gradient(self, part: TaskBatch, weight: float) -> Tensor:
+        """Add each run's own meta-gradient: a run has 1/runs of the tasks, so each weighs that much more."""
+        return super().add_meta_gradient(part, weight * self.runs)
 
     def accumulate(self, gradients: Params, weight: float) -> None:
         """Add weight * the sum over each run's tasks to `.grad`."""

@@ -45,6 +45,7 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
+from ctml.counting import count_gradients
 from ctml.memory import peak_bytes
 from ctml.models import Conv4, DeepHead
 from ctml.theory.anil import anil_cost, maml_cost
@@ -178,19 +179,19 @@ study.claim("anil-adjoint", error=checks.error)
 #
 # ### Counted
 #
-# The learners' own counters after one meta-gradient, times the sizes of what they count, against the formulas; 64
-# filters, as on FC100.
+# An instrument at the outputs of the model counts the gradients and the second-order products of one meta-gradient as
+# they are taken; times the sizes of what they give, against the formulas; 64 filters, as on FC100.
 
 # %%
 rows = []
 for n in config.inner_steps:
     for method in METHODS:
         learner = make_learner(method, n, filters=64 if PRESET != "smoke" else config.width)
-        learner.meta_gradient(make_batch(1))
+        with count_gradients(learner) as count:
+            learner.meta_gradient(make_batch(1))
         n_w, n_phi = (sum(p.numel() for p in ps.values()) for ps in (learner.shared(), learner.common()))
-        count = learner.evaluations
-        gradient = count.inner_gradients * n_w + count.outer_gradients * (n_w + n_phi)
-        second_order = count.hessian_vector * n_w**2 + count.mixed_vector * n_w * n_phi
+        gradient = count.gradients * n_w + n_phi  # of w each time, of phi once, by the query loss
+        second_order = count.second_order * n_w * (n_w + n_phi)  # H v and C' v come of one pass
         formula = maml_cost(n_w, n_phi, n) if method == "maml" else anil_cost(n_w, n_phi, n)
         miscounted = abs(gradient - formula.gradient) + abs(second_order - formula.second_order)
         rows.append(

@@ -163,7 +163,7 @@ def losses_by_step(learner, tasks, rate: float) -> torch.Tensor:
     """Query loss of each task after 0, 1, .. gradient steps at `rate`."""
     params, found = learner.expanded(tasks.support), []
     for step in range(config.test_steps + 1):
-        found.append(ctml.mse(learner.predict(params, tasks), tasks.query.y))
+        found.append(ctml.mse(learner.predict(params, tasks.query.x, tasks.support.x), tasks.query.y))
         if step < config.test_steps:
             params = trees.axpy(-rate, learner.gradient(params, tasks.support), params)
     return torch.stack(found)

@@ -73,7 +73,6 @@ def test_reverse_loop_equals_autograd(images, options, tasks_at_once, norm):
 def test_adjoint_of_the_euler_flow_equals_autograd(images, steps, tasks_at_once):
     adjoint = meta_gradient(conv4(), images, inner_steps=steps, backward="adjoint", tasks_at_once=tasks_at_once)
     assert_same(adjoint, meta_gradient(conv4(), images, inner_steps=steps))
-    assert adjoint[2].evaluations.hessian_vector == TASKS * steps
 
 
 @pytest.mark.parametrize("backward", ["autograd", "reverse"])
@@ -124,28 +123,6 @@ def test_ridge_pulls_the_head_towards_zero(images):
         torch.testing.assert_close(w, (0.9**4 * start[name]).expand_as(w))
 
 
-@pytest.mark.parametrize("backward", ["autograd", "reverse"])
-def test_evaluations_count_what_the_theorem_counts(images, backward, monkeypatch):
-    calls = {"graph": 0, "plain": 0}
-    gradient = torch.autograd.grad
-
-    def counted(*args, create_graph=False, **options):
-        calls["graph" if create_graph else "plain"] += 1
-        return gradient(*args, create_graph=create_graph, **options)
-
-    monkeypatch.setattr(torch.autograd, "grad", counted)
-    *_, learner = meta_gradient(conv4(), images, backward=backward)
-    seen = learner.evaluations
-    assert (seen.inner_gradients, seen.outer_gradients) == (TASKS * 3, TASKS)
-    assert (seen.hessian_vector, seen.mixed_vector) == (TASKS * 3, TASKS * 3)
-    if backward == "reverse":  # all tasks at once: N inner, 1 outer, N pulled back, each through one gradient's graph
-        assert calls == {"plain": 3 + 1 + 3, "graph": 3}
-    *_, first = meta_gradient(conv4(), images, order="first", backward=backward)
-    assert (first.evaluations.hessian_vector, first.evaluations.mixed_vector) == (0, 0)
-    *_, everything = meta_gradient(conv4(), images, adapts=lambda name: True, backward=backward)
-    assert everything.evaluations.mixed_vector == 0
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -159,9 +136,10 @@ def test_evaluations_count_what_the_theorem_counts(images, backward, monkeypatch
         ({"backward": "adjoint", "adapts": "head.bias"}, "backward='adjoint': fits"),
         ({"backward": "adjoint", "order": "first"}, "backward='adjoint': fits"),
         ({"ridge": -1.0}, "ridge=-1.0: must be at least 0"),
-        ({"order": "hessian-free"}, "order='hessian-free': ANIL's exact"),
+        ({"order": "hessian-free"}, "order='hessian-free': must be one of second, first"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_senseless_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ctml.ANIL(conv4(), ctml.cross_entropy, inner_lr=LR, **options)

@@ -254,7 +254,7 @@ def test_adapting_to_inner_steps_and_training_by_meta_train(batch):
     adam = torch.optim.Adam(learner.parameters(), 1e-2)
     history = ctml.meta_train(learner, Sinusoid(), optimizer=adam, steps=60, meta_batch=8, seed=0, progress=False)
     assert sum(history.loss[-15:]) < 0.9 * sum(history.loss[:15])
-    stay = learner.adapt(batch.to(dtype=torch.float32).support, inner_steps=0)
+    stay = learner.with_inner_steps(0).adapt(batch.to(dtype=torch.float32).support)
     for name, p in learner.model.named_parameters():
         torch.testing.assert_close(stay[name], p.detach().expand_as(stay[name]))
 

@@ -145,6 +145,7 @@ def test_meta_testing_builds_no_graph(batch):
         ({"tasks_at_once": 0}, "tasks_at_once=0"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_senseless_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ctml.MAML(network(), ctml.mse, **{"inner_lr": 0.1, **options})
