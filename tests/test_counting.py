@@ -1,14 +1,20 @@
 """The instrument counts what is done: known counts of known methods, and what a wasteful one adds."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import ctml
+from ctml.companion.claims import judge, read_claims
 from ctml.counting import count_gradients
 from ctml.learners.bi_maml import BiMAML, Switch
 from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
+from ctml.theory.anil import anil_cost
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TASKS, K = 4, 3
 
@@ -81,6 +87,26 @@ def test_waste_is_seen(batch, kind):
     with count_gradients(learner) as count:
         learner.meta_gradient(batch)
     assert count.gradients == TASKS * (10 * K + 1)
+
+
+def test_the_claim_about_anils_cost_falls_with_a_wasteful_loop(batch):
+    """The rule of `anil-e11` reads counts, so that a loop which does more than the theorem says is found out."""
+    claims = {c.id: c for c in read_claims(ROOT / "notebooks" / "anil" / "claims.toml")}
+
+    def verdict(kind):
+        learner = kind(network(), ctml.mse, inner_lr=0.1, inner_steps=K)
+        learner.graph_is_sure = True
+        with count_gradients(learner) as count:
+            learner.meta_gradient(batch.split(1)[0])
+        n_w, n_phi = (sum(p.numel() for p in ps.values()) for ps in (learner.shared(), learner.common()))
+        formula = anil_cost(n_w, n_phi, K)
+        gradient = count.gradients * n_w + n_phi
+        second_order = count.second_order * n_w * (n_w + n_phi)
+        miscounted = abs(gradient - formula.gradient) + abs(second_order - formula.second_order)
+        return judge(claims["anil-e11"], {"miscounted": [miscounted], "time_ratio": [2.0]}).verdict
+
+    assert verdict(ctml.ANIL) == "reproduced"
+    assert verdict(WastefulANIL) == "not reproduced"
 
 
 def test_waste_costs_units_of_bi_maml(batch):

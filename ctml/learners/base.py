@@ -6,8 +6,8 @@
     losses  = learner.meta_gradient(batch)                                 fills `.grad`; an optimiser does the rest
 
 A new method overrides `adapt` and `predict`. One whose meta-gradient is not the derivative of its meta-loss (Reptile,
-FO-B-MAML, ...) overrides `add_meta_gradient` as well, and nothing else: splitting the meta-batch and weighting the tasks
-are done here, once.
+FO-B-MAML, ...) overrides `add_meta_gradient` as well, and nothing else: splitting the meta-batch and weighting its
+tasks are done here, once.
 
 Invariants:
     * A learner's own parameters (`learner.parameters()`) are the meta-parameters, nothing else is trained.

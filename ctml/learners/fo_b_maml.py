@@ -128,10 +128,10 @@ class FOBMAML(ProximalLearner):
         if isinstance(difference, str) and difference not in ORDERS:
             known = ", ".join(ORDERS)
             raise ValueError(f"difference={difference!r}: must be one of {known}, or an order 1, 2, ...")
-        self.nu, self.order = nu, ORDERS[difference] if isinstance(difference, str) else difference
-        at_least("difference", self.order, 1)
+        self.nu, self.accuracy = nu, ORDERS[difference] if isinstance(difference, str) else difference
+        at_least("difference", self.accuracy, 1)
         if curvature is not None:
-            refuse_lost_convexity(lam, nu, self.order, *curvature)
+            refuse_lost_convexity(lam, nu, self.accuracy, *curvature)
         if minibatch is not None:
             at_least("minibatch", minibatch, 1)
             if generator is None or cast(Iteration, solver).tolerance is not None:
@@ -150,7 +150,7 @@ class FOBMAML(ProximalLearner):
             n_tasks,
             lam=self.lam,
             nu=self.nu,
-            order=self.order,
+            order=self.accuracy,
             solver=self.solver,
             warm_start=self.warm_start,
         )
