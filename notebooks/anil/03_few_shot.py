@@ -46,8 +46,8 @@ import seaborn
 import torch
 
 import ctml
+from ctml import data
 from ctml.companion import Study, choose, style
-from ctml.data import data_home, load
 from ctml.models import Conv4, DeepHead
 from ctml.tasks import FewShot
 from ctml.theory.anil import head_smoothness, step_size
@@ -94,7 +94,7 @@ class Config:
     shots: int = 5
     queries: int = 5
     ridge: float = 0.1  # mu of the strongly convex case
-    photographs: str = "photographs"  # folder (or zip) of class folders below the data home, if there is one
+    photographs: str = "cifar_fs or glyphs"  # on which `quick` runs the two extreme cases
 
 
 PRESETS = {
@@ -170,21 +170,20 @@ float((meta_gradient(DeepHead(network, 2)) - whole).norm() / whole.norm())
 # ## 6 Data
 #
 # The classes of the three splits are disjoint. `quick` uses glyphs, which need no download (`SET="dataset=omniglot"`
-# for Omniglot). Where the data home holds a folder or zip of photographs, the two extreme cases run on them as well,
-# with two seeds: small colour images are what the paper's own data look like.
+# for Omniglot). Where CIFAR-FS can be had, the two extreme cases run on it as well, with two seeds: small colour
+# photographs are what the paper's own data look like.
 
 
 # %%
 def pool(source, split):
-    """Load one split of a data set, or of the reader's own photographs."""
-    if source == config.photographs:
-        return load("folder", split, root=data_home() / source, size=32)
-    return load(source, split)
+    """Load one split of a data set."""
+    return data.pool(source, split, validation=100)
 
 
-sources = [config.dataset]
-if PRESET == "quick" and (data_home() / config.photographs).exists():
-    sources.append(config.photographs)
+MAIN = data.first_available(config.dataset)
+sources = [MAIN]
+if PRESET == "quick" and (photographs := data.first_available(config.photographs)) != MAIN:
+    sources.append(photographs)
 names = {source: study.data(pool(source, "train").source) for source in sources}
 names
 
@@ -224,7 +223,7 @@ def train_one(source, case, inner_steps, seed):
 
 def runs_of(source):
     """List the runs on one data set: all of them, or the two extreme cases on photographs."""
-    extra = source == config.photographs
+    extra = source != MAIN
     return [
         {"source": source, "case": case, "inner_steps": n, "seed": seed}
         for case in (("head", "large") if extra else CASES)
@@ -298,14 +297,14 @@ def show(source, cases, name):
 
 
 PALETTE = dict(zip(config.inner_steps, seaborn.color_palette("viridis", len(config.inner_steps)), strict=True))
-show(config.dataset, tuple(CASES), "curves")
+show(MAIN, tuple(CASES), "curves")
 
 # %% [markdown]
-# The same two extremes on photographs, where the data home has them (otherwise there is no such figure).
+# The same two extremes on photographs, where CIFAR-FS can be had (otherwise there is no such figure).
 
 # %%
 if len(sources) > 1:
-    show(config.photographs, ("head", "large"), "photographs")
+    show(photographs, ("head", "large"), "photographs")
 
 # %% [markdown]
 # Accuracy on the test classes, and how the head's step stands to the rule $\alpha\le1/L$:
@@ -314,7 +313,7 @@ if len(sources) > 1:
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
-main = summary[summary.source == config.dataset]
+main = summary[summary.source == MAIN]
 for ax, y in zip(axes, ("accuracy", "ms_per_step"), strict=True):
     look = {"hue": "case", "style": "case", "markers": True, "palette": "colorblind", "errorbar": ("pi", 100)}
     seaborn.lineplot(main.replace({"case": CASES}), x="N", y=y, ax=ax, legend=y == "accuracy", **look)
@@ -324,7 +323,7 @@ study.figure(
     fig,
     "accuracy_and_time",
     f"Left: accuracy on {config.test_tasks} tasks of test classes after {config.outer_steps} outer steps, mean and "
-    f"range of {config.seeds} seeds, {names[config.dataset]}. Right: time of one outer step of {config.meta_batch} "
+    f"range of {config.seeds} seeds, {names[MAIN]}. Right: time of one outer step of {config.meta_batch} "
     f"tasks on one {'core' if config.device == 'cpu' else 'GPU'}. The paper's numbers were not seen.",
     where="experiments",
 )
@@ -341,7 +340,7 @@ THRESHOLD = 1.1
 
 def seconds_to_loss(case):
     """Return the time to the threshold, one row a seed, one column an N."""
-    rows = curves[(curves.data == names[config.dataset]) & (curves.case == case)]
+    rows = curves[(curves.data == names[MAIN]) & (curves.case == case)]
     end = rows.groupby(["seed", "N"]).seconds.max()
     reached = rows[(rows.loss < THRESHOLD) & (rows.step >= 10)].groupby(["seed", "N"]).seconds.min()
     return reached.reindex(end.index).fillna(end).unstack()
@@ -381,7 +380,7 @@ study.claim("anil-e13", loss_1=final_loss(1), loss_10=final_loss(10), ratio_smal
 # ## 10 Variants to try
 #
 # - `SET="deep_blocks=1"` or `=4`: how far down the nonconvex case reaches (4 is MAML with kept inputs).
-# - `SET="dataset=omniglot"`, or your own class folders below the data home as `photographs`.
+# - `SET="dataset=omniglot"`, or `SET="dataset=cifar_fs"`.
 # - Other geometry: give `ANIL` a predicate, as `adapts=lambda name: "norm" in name` (only the batch-norm scales
 #   adapt).
 #

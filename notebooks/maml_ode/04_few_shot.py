@@ -287,18 +287,18 @@ study.claim("maml_ode-a14", maml_units=costs["maml"], bi_units=costs["bi_maml 0.
 # should be wasted (our prediction). As a foil, `FixedLabels` gives each letter one label for good.
 
 # %%
-name = data.first_available(*config.dataset.split(" or "))
+name = data.first_available(config.dataset)
 KINDS = {"permuted": FewShot, "fixed": FixedLabels}
 IMAGE_METHODS = ("maml", "bi_maml 0.4", "joint")
 IMAGE_MARKS = 5
-pools = {split: study.data(data.load(name, split).source) for split in ("train", "test")}
+pools = {split: study.data(data.pool(name, split).source) for split in ("train", "test")}
 pools
 
 
 # %%
 def train_images(name: str, kind: str, method_name: str, seed: int) -> dict:
-    train = KINDS[kind](data.load(name, "train"), ways=5, shots=1, queries=5)
-    test = KINDS[kind](data.load(name, "test"), ways=5, shots=1, queries=10)
+    train = KINDS[kind](data.pool(name, "train"), ways=5, shots=1, queries=5)
+    test = KINDS[kind](data.pool(name, "test"), ways=5, shots=1, queries=10)
     weights = ctml.generator(seed, "image weights")
     network = Conv4(1, 5, width=config.width, pool=False, generator=weights)
     learner = method(method_name, network, ctml.cross_entropy, config.image_steps, 0.4)

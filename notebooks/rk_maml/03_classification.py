@@ -182,13 +182,13 @@ differences
 
 # %%
 def pool_of(name: str, split: str) -> ctml.ClassPool:
-    return data.load(name, split, **({"rotations": split == "train"} if name == "omniglot" else {}))
+    return data.pool(name, split, rotations=split == "train")
 
 
 settings = []
 for setting in SETTINGS:
     try:
-        name = data.first_available(*setting.dataset.split(" or "))
+        name = data.first_available(setting.dataset)
     except data.DataError as reason:
         print(f"left out: {setting.label}: {reason}")
         continue

@@ -220,12 +220,11 @@ print(f"batched meta-gradient against the plain loop: relative difference {relat
 # numbers on Omniglot, and the claims below know which was used.
 
 # %%
-name = data.first_available(*config.dataset.split(" or "))
+name = data.first_available(config.dataset)
 
 
 def load_pool(split: str) -> ctml.ClassPool:
-    options = {"validation": 100, "rotations": split == "train"} if name == "omniglot" else {}
-    return data.load(name, split, **options)
+    return data.pool(name, split, validation=100, rotations=split == "train")
 
 
 def draw_tasks(split: str, queries: int) -> FewShot:

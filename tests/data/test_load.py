@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctml.data import DataError, available, data_home, fetch, first_available, load
+from ctml.data import DataError, available, data_home, fetch, first_available, load, pool
 from ctml.data.cache import decoded, fingerprint, select
 from ctml.data.registry import DATASETS
 
@@ -55,10 +55,35 @@ def test_data_home_follows_the_environment(home, monkeypatch, tmp_path):
     assert data_home() == tmp_path / "cache" / "ctml" / "data"
 
 
-def test_first_available_falls_back(home):
-    assert first_available("omniglot", "glyphs", download=False) == "glyphs"
-    with pytest.raises(DataError, match=r"images_background\.zip"):
-        first_available("omniglot", download=False)
+def test_a_pool_is_of_the_first_dataset_that_can_be_had():
+    signals = pool("omniglot or mnist1d", "test", download=False, classes=(6, 9), rotations=True, validation=100)
+    assert signals.source == "mnist1d/test" and signals.names == ("6", "9")
+    with pytest.raises(DataError, match=r"images_background\.zip.*cifar-100-python\.tar\.gz"):
+        pool("omniglot or cifar_fs", "train", download=False)
+
+
+def test_a_pool_refuses_an_option_that_no_dataset_knows_and_an_unknown_dataset():
+    with pytest.raises(ValueError, match=r"option rotation= is unknown to every dataset; there are: at_least"):
+        pool("omniglot or glyphs", "train", rotation=True)
+    with pytest.raises(ValueError, match=r"dataset='glyph' is unknown; there are"):
+        pool("omniglot or glyph", "train")
+
+
+def test_a_process_keeps_to_its_first_choice(placed, monkeypatch, tmp_path):
+    def source(split: str) -> str:
+        return pool("omniglot or mnist1d", split, download=False).source
+
+    assert source("train") == "mnist1d/train"
+    for name in ("images_background.zip", "images_evaluation.zip"):
+        placed(f"omniglot/{name}", b"now it is there")
+    assert source("test") == "mnist1d/test"
+    assert first_available("omniglot or mnist1d", download=False) == "mnist1d"
+    monkeypatch.setenv("CTML_DATA", str(tmp_path / "another home"))
+    for name in ("images_background.zip", "images_evaluation.zip"):
+        (tmp_path / "another home" / "omniglot").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "another home" / "omniglot" / name).write_bytes(b"there from the start")
+    with pytest.raises(DataError, match=r"images_background\.zip is damaged"):
+        source("test")  # Omniglot was chosen
 
 
 def test_generated_datasets_have_nothing_to_fetch():
