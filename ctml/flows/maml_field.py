@@ -116,11 +116,6 @@ def maml_loss(losses: TaskLosses, alpha: float, w: Float[Tensor, "*points d"]) -
     return losses.query(shared - alpha * gradients(losses.support, shared)).mean(-1)
 
 
-def joint_gradient_norm(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
-    """Return |mean_i grad f_i(w)|, which goes to 0 in joint training."""
-    return joint_field(losses)(w).norm(dim=-1)
-
-
 def mean_inner_gradient_norm(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Tensor, "*points"]:
     """Return mean_i |grad f_i(w)|, which has a floor in joint training as soon as the tasks differ."""
     return gradients(losses.support, expand(w, losses.n_tasks)).norm(dim=-1).mean(-1)

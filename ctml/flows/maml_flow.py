@@ -135,6 +135,19 @@ class BiphasicFlow:
     switch_time: Float[Tensor, "*points"]
 
 
+def slows_to(field: Field, threshold: float | Tensor) -> Gap:
+    """Make the event |field(w)| = threshold; a threshold may be one number for each point."""
+    return lambda w: field(w).norm(dim=-1) - threshold
+
+
+def rest_points(
+    field: Field, line: Float[Tensor, "points 1"]
+) -> tuple[Float[Tensor, "stable 1"], Float[Tensor, "unstable 1"]]:
+    """Return where a field on the line changes its sign between two grid points: where it attracts, where it repels."""
+    sign = field(line)[:, 0].sign()
+    return line[:-1][(sign[:-1] > 0) & (sign[1:] <= 0)], line[:-1][(sign[:-1] < 0) & (sign[1:] >= 0)]
+
+
 def biphasic_flow(
     first: Field, second: Field, w0: Float[Tensor, "*points d"], gap: Gap, *, end: float, marks: int = 200, **tolerances
 ) -> BiphasicFlow:

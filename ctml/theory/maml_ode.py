@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ctml.checks import at_least, positive
+from ctml.tasks.logistic_ridge import LogisticRidge
 from ctml.tasks.quadratic import Quadratic
 
 
@@ -31,6 +32,15 @@ def symmetric_part(a: float, b: float) -> float:
     positive("a", a)
     at_least("b", b, a)
     return a**2 if 3 * a >= b else (a + b) ** 2 / 8 - (b - a) ** 2 / 4
+
+
+def least_turned_product(a: float, b: float, angles: int = 20_001) -> float:
+    """Return the same by brute force: two-dimensional P, Q with eigenvalues a, b are the worst, turned by any angle."""
+    angle = torch.linspace(0, math.pi, angles, dtype=torch.float64)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
+    ends = torch.diag(torch.tensor([a, b], dtype=torch.float64))
+    product = ends @ (turn @ ends @ turn.mT)
+    return float(torch.linalg.eigvalsh((product + product.mT) / 2).min())
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,11 @@ class Bounds:
                 f"alpha={self.alpha:g}: the theorems need alpha < 1/L = {1 / self.smoothness:.4g}, where I - alpha H "
                 f"is positive definite; take a smaller inner step"
             )
+
+    @classmethod
+    def of(cls, tasks: LogisticRidge, share: float, sigma: float = 0.0) -> "Bounds":
+        """Take mu, L and rho from the tasks, and alpha = share / L."""
+        return cls(tasks.ridge, tasks.smoothness, share / tasks.smoothness, sigma, tasks.hessian_lipschitz)
 
     @property
     def a(self) -> float:

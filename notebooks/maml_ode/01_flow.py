@@ -34,7 +34,7 @@
 # and every experiment is ours.
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,19 +64,18 @@ tasks: int | None = None  # number of quadratic tasks
 # %%
 @dataclass(frozen=True)
 class Config:
-    alpha: float  # inner step size
-    tasks: int  # quadratic tasks, instance N4: curvatures in [1, 5], four parameters
-    starts: int  # initial points of the flows, integrated as one batch
-    families: int  # independent draws of the quadratic tasks
-    picture: int  # resolution of the landscape
-    grid: int  # trajectories in the landscape along each side
+    alpha: float = 0.1  # inner step size
+    tasks: int = 6  # quadratic tasks, instance N4: curvatures in [1, 5], four parameters
+    starts: int = 20  # initial points of the flows, integrated as one batch
+    families: int = 20  # independent draws of the quadratic tasks
+    picture: int = 500  # resolution of the landscape
+    grid: int = 12  # trajectories in the landscape along each side
 
 
-PRESETS = {
-    "smoke": Config(alpha=0.1, tasks=6, starts=2, families=2, picture=40, grid=3),
-    "quick": Config(alpha=0.1, tasks=6, starts=5, families=5, picture=240, grid=8),
-    "paper": Config(alpha=0.1, tasks=6, starts=20, families=20, picture=500, grid=12),
-}
+PAPER = Config()
+QUICK = replace(PAPER, starts=5, families=5, picture=240, grid=8)
+SMOKE = replace(QUICK, starts=2, families=2, picture=40, grid=3)
+PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, alpha=alpha, tasks=tasks)
 study = Study("maml_ode", "01_flow", PRESET, {**asdict(config), "seed": SEED})
 config

@@ -35,7 +35,7 @@
 
 # %%
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -47,14 +47,13 @@ from ctml.flows.maml_field import (
     hessian,
     heterogeneity,
     joint_field,
-    joint_gradient_norm,
     maml_field,
     maml_loss,
     mean_inner_gradient_norm,
 )
-from ctml.flows.maml_flow import flow, flow_until
+from ctml.flows.maml_flow import flow, flow_until, rest_points, slows_to
 from ctml.tasks import CurvatureJump, LogisticRidge, expand
-from ctml.theory.maml_ode import Bounds, symmetric_part
+from ctml.theory.maml_ode import Bounds, least_turned_product, symmetric_part
 
 # %% tags=["parameters"]
 PRESET = "quick"  # smoke | quick | paper; the one dial
@@ -70,18 +69,17 @@ fractions: list | None = None  # alpha L of the linear-rate experiment
 # %%
 @dataclass(frozen=True)
 class Config:
-    spreads: list  # standard deviation of the tasks' weights around the common ones
-    fractions: list  # alpha L
-    times: int  # marks on [0, 60] at which the bound is checked
-    grid: int  # points on the line for the one-dimensional instances
-    samples: int  # random points at which the Hessian of F is looked at
+    spreads: tuple = (0.1, 1.0, 3.0)  # standard deviation of the tasks' weights around the common ones
+    fractions: tuple = (0.1, 0.3, 0.6)  # alpha L
+    times: int = 1201  # marks on [0, 60] at which the bound is checked
+    grid: int = 2_000_001  # points on the line for the one-dimensional instances
+    samples: int = 10_000  # random points at which the Hessian of F is looked at
 
 
-PRESETS = {
-    "smoke": Config([0.5], [0.1], times=31, grid=20_001, samples=60),
-    "quick": Config([0.1, 1.0, 3.0], [0.1, 0.3, 0.6], times=301, grid=400_001, samples=1000),
-    "paper": Config([0.1, 1.0, 3.0], [0.1, 0.3, 0.6], times=1201, grid=2_000_001, samples=10_000),
-}
+PAPER = Config()
+QUICK = replace(PAPER, times=301, grid=400_001, samples=1000)
+SMOKE = replace(QUICK, spreads=(0.5,), fractions=(0.1,), times=31, grid=20_001, samples=60)
+PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, spreads=spreads, fractions=fractions)
 study = Study("maml_ode", "02_strongly_convex", PRESET, {**asdict(config), "seed": SEED})
 config
@@ -115,19 +113,9 @@ config
 # The worst symmetric matrices are two-dimensional and turned against each other: all angles by brute force.
 
 # %%
-angle = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
-turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
-
-
-def brute_force(a: float, b: float) -> float:
-    ends = torch.diag(torch.tensor([a, b], dtype=torch.float64))
-    product = ends @ (turn @ ends @ turn.mT)
-    return float(torch.linalg.eigvalsh((product + product.mT) / 2).min())
-
-
 lemma = pd.DataFrame([(0.5, 1.0), (0.2, 1.0), (0.1, 0.9), (0.01, 1.0)], columns=["a", "b"])
 lemma["lambda_A"] = [symmetric_part(a, b) for a, b in lemma[["a", "b"]].values]
-lemma["brute force"] = [brute_force(a, b) for a, b in lemma[["a", "b"]].values]
+lemma["brute force"] = [least_turned_product(a, b) for a, b in lemma[["a", "b"]].values]
 lemma
 
 # %%
@@ -162,9 +150,8 @@ axes[0].legend()
 study.figure(
     fig,
     "one_task",
-    "Loss and curvature of one strongly convex task and of its MAML loss at α = 0.1; shaded: where F bends "
-    "downwards. One "
-    "task, no randomness. The paper's abstract says that F may be non-convex; the instance is ours.",
+    "Loss and curvature of one strongly convex task and of its MAML loss at α = 0.1; shaded: where F bends downwards. "
+    "One task, no randomness. The paper's abstract says that F may be non-convex; the instance is ours.",
 )
 
 # %%
@@ -196,19 +183,14 @@ study.claim("maml_ode-a6", ratio=dominance["ratio"])
 # %%
 two = CurvatureJump.two()
 wide = torch.linspace(-5, 30, config.grid, dtype=torch.float64)[:, None]
-roots, marks = {}, {}
-for fraction in (0.9, 0.7, 0.66, 0.5, 0.3, 0.1):
-    slope = -maml_field(two, fraction / 4)(wide)[:, 0]
-    crossing = (slope[1:].sign() != slope[:-1].sign()).nonzero()[:, 0]
-    roots[fraction], marks[fraction] = len(crossing), wide[crossing[slope[crossing] < 0], 0]
+rests = {share: rest_points(maml_field(two, share / 4), wide) for share in (0.9, 0.7, 0.66, 0.5, 0.3, 0.1)}
 
 fig, ax = plt.subplots(figsize=style.NARROW)
 shown = wide[(wide[:, 0] > 3) & (wide[:, 0] < 18)]
-for fraction, drawn in {0.9: "comln", 0.7: "anil", 0.5: "reptile", 0.1: "maml"}.items():
-    color = style.COLOURS[drawn]
-    ax.plot(shown[:, 0], maml_loss(two, fraction / 4, shown), color=color, label=rf"$\alpha L={fraction:g}$")
-    minima = marks[fraction][:, None]
-    ax.plot(minima[:, 0], maml_loss(two, fraction / 4, minima), "o", color=color)
+for share, drawn in {0.9: "comln", 0.7: "anil", 0.5: "reptile", 0.1: "maml"}.items():
+    color, (minima, _) = style.COLOURS[drawn], rests[share]
+    ax.plot(shown[:, 0], maml_loss(two, share / 4, shown), color=color, label=rf"$\alpha L={share:g}$")
+    ax.plot(minima[:, 0], maml_loss(two, share / 4, minima), "o", color=color)
 ax.set(xlabel="$w$", ylabel="MAML loss $F$", ylim=(2.4, 5))
 ax.legend(loc="upper right", fontsize="small")
 study.figure(
@@ -221,8 +203,8 @@ study.figure(
 # %%
 study.claim(
     "maml_ode-a7",
-    large_step=[n for fraction, n in roots.items() if fraction >= 0.66],
-    small_step=[n for fraction, n in roots.items() if fraction <= 0.5],
+    large_step=[sum(map(len, both)) for share, both in rests.items() if share >= 0.66],
+    small_step=[sum(map(len, both)) for share, both in rests.items() if share <= 0.5],
 )
 
 # %% [markdown]
@@ -234,15 +216,14 @@ study.claim(
 # %%
 def follow(spread: float, fraction: float) -> dict:
     tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=spread)
-    alpha = fraction / tasks.smoothness
-    field = maml_field(tasks, alpha)
+    field = maml_field(tasks, fraction / tasks.smoothness)
     w0 = 3 * torch.randn(5, generator=ctml.generator(SEED, "initial point"), dtype=torch.float64)
     t = torch.linspace(0, 60, config.times, dtype=torch.float64)
     path = flow(field, w0, t, rtol=1e-8, atol=1e-10)
     centre = flow(joint_field(tasks), w0, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
     f = tasks.query(expand(torch.cat([path, centre[None]]), tasks.n_tasks)).mean(-1)
     gap = f[:-1] - f[-1]
-    bounds = Bounds(tasks.ridge, tasks.smoothness, alpha, sigma=float(heterogeneity(tasks, path).max()))
+    bounds = Bounds.of(tasks, fraction, sigma=float(heterogeneity(tasks, path).max()))
     bound = bounds.joint_gap(t, float(gap[0]))
     return {
         "spread": spread,
@@ -299,28 +280,19 @@ study.claim("maml_ode-a4", end=linear["end |grad F|"], radius=linear["r_A"])
 
 # %%
 alike = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=0.0)
-stream = ctml.generator(SEED, "points around the minimiser")
-origin = torch.zeros(5, dtype=torch.float64)
-centre = flow(joint_field(alike), origin, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
+stream, joint = ctml.generator(SEED, "points around the minimiser"), joint_field(alike)
+centre = flow(joint, torch.zeros(5, dtype=torch.float64), torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
 radius = 12 * torch.rand(config.samples, 1, generator=stream, dtype=torch.float64)
 points = centre + radius * torch.randn(config.samples, 5, generator=stream, dtype=torch.float64)
 inner_norm = mean_inner_gradient_norm(alike, points)
-
-
-def bounds_at(fraction: float, sigma: float = 0.0) -> Bounds:
-    alpha = fraction / alike.smoothness
-    return Bounds(alike.ridge, alike.smoothness, alpha, sigma=sigma, rho=alike.hessian_lipschitz)
-
-
 region = []
 for fraction in (0.02, 0.05, 0.08):
-    bounds = bounds_at(fraction)
+    bounds = Bounds.of(alike, fraction)
     flattest = torch.linalg.eigvalsh(hessian(maml_field(alike, bounds.alpha), points))[:, 0]
     inside = inner_norm <= bounds.critical_inner_gradient / 2
     below = int((flattest[inside] < bounds.strong_convexity).sum())
     region.append((fraction, bounds.critical_inner_gradient, int(inside.sum()), below, flattest))
-columns = ["alpha L", "G_c", "points inside", "violations", "flattest"]
-region = pd.DataFrame(region, columns=columns)
+region = pd.DataFrame(region, columns=["alpha L", "G_c", "points inside", "violations", "flattest"])
 study.table(region.drop(columns="flattest"), "region")
 
 # %% [markdown]
@@ -329,24 +301,16 @@ study.table(region.drop(columns="flattest"), "region")
 # %%
 w0 = centre + 100 / math.sqrt(5)
 clock = torch.linspace(0, 60, 241, dtype=torch.float64)
-sigma = float(heterogeneity(alike, flow(joint_field(alike), w0, clock)).max())
-bounds = bounds_at(0.02, sigma)
+bounds = Bounds.of(alike, 0.02, sigma=float(heterogeneity(alike, flow(joint, w0, clock)).max()))
 eps = bounds.safe_switch
-switch_time, at = flow_until(joint_field(alike), w0, lambda w: joint_gradient_norm(alike, w) - eps, horizon=100.0)
+switch_time, at = flow_until(joint, w0, slows_to(joint, eps), horizon=100.0)
 field = maml_field(alike, bounds.alpha)
 decay = field(flow(field, at, clock)).norm(dim=-1)
 promised = decay[0] * torch.exp(-bounds.strong_convexity * clock)
-bound_on_time = bounds.phase_one_time(float(joint_gradient_norm(alike, w0)), eps)
-pd.Series(
-    {
-        "condition (*) holds": bounds.limits_agree,
-        "eps_1": eps,
-        "T1 measured": float(switch_time),
-        "T1 at most": bound_on_time,
-        "mu_F": bounds.strong_convexity,
-    },
-    name="alpha L = 0.02",
-).to_frame()
+bound_on_time = bounds.phase_one_time(float(joint(w0).norm()), eps)
+found = {"condition (*) holds": bounds.limits_agree, "eps_1": eps, "mu_F": bounds.strong_convexity}
+found |= {"T1 measured": float(switch_time), "T1 at most": bound_on_time}
+pd.Series(found, name="alpha L = 0.02").to_frame()
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
@@ -363,10 +327,8 @@ study.figure(
     fig,
     "phase_two",
     f"Left: least curvature of F at {config.samples} random points against the mean inner gradient; left of the "
-    "dashed line it must lie above the "
-    "dotted one. Right: MAML gradient after a safe switch and the rate that T3 promises, one run. Eight logistic "
-    "tasks, "
-    "α L = 0.02. Ours, derived: no such figure of the paper was seen.",
+    "dashed line it must lie above the dotted one. Right: MAML gradient after a safe switch and the rate that T3 "
+    "promises, one run. Eight logistic tasks, α L = 0.02. Ours, derived: no such figure of the paper was seen.",
 )
 
 # %%

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
-from ctml.flows.maml_field import (
-    joint_field,
-    joint_gradient_norm,
-    maml_field,
-    mean_inner_gradient_norm,
+from ctml.flows.maml_field import joint_field, maml_field, mean_inner_gradient_norm
+from ctml.flows.maml_flow import (
+    EventNeverHappens,
+    NonFiniteFlow,
+    biphasic_flow,
+    flow,
+    flow_until,
+    rest_points,
+    slows_to,
 )
-from ctml.flows.maml_flow import EventNeverHappens, NonFiniteFlow, biphasic_flow, flow, flow_until
 from ctml.rng import generator
 from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic
 from ctml.theory import rates
@@ -60,29 +63,36 @@ def test_event_times_are_those_of_bisection(w0):
     losses = LogisticRidge.draw(8, generator(0, "t"))
     field = joint_field(losses)
     start = 5 * torch.randn(3, 5, generator=generator(1, "w"), dtype=torch.float64)
-    found, at = flow_until(field, start, lambda w: joint_gradient_norm(losses, w) - 0.05, horizon=60.0)
+    found, at = flow_until(field, start, slows_to(field, 0.05), horizon=60.0)
     assert len(set(found.tolist())) == 3  # every point has its own time
     for point, time in zip(start, found.tolist(), strict=True):
         low, high = 0.0, 60.0
         while high - low > 1e-6:
             middle = (low + high) / 2
             end = flow(field, point, torch.tensor([low, middle], dtype=torch.float64), rtol=1e-7, atol=1e-9)[-1]
-            before = joint_gradient_norm(losses, end) > 0.05
+            before = field(end).norm() > 0.05
             low, high, point = (middle, high, end) if before else (low, middle, point)
         assert time == pytest.approx(low, abs=1e-5)
-    assert joint_gradient_norm(losses, at).tolist() == pytest.approx([0.05] * 3, rel=1e-6)
+    assert field(at).norm(dim=-1).tolist() == pytest.approx([0.05] * 3, rel=1e-6)
 
 
 def test_an_event_that_is_past_happens_at_once(quadratics, w0):
-    threshold = float(joint_gradient_norm(quadratics, w0).median())
-    found, at = flow_until(
-        joint_field(quadratics), w0, lambda w: joint_gradient_norm(quadratics, w) - threshold, horizon=50.0
-    )
-    past = joint_gradient_norm(quadratics, w0) <= threshold
+    field = joint_field(quadratics)
+    threshold = field(w0).norm(dim=-1).median()
+    found, at = flow_until(field, w0, slows_to(field, threshold), horizon=50.0)
+    past = field(w0).norm(dim=-1) <= threshold
     assert 0 < past.sum() < len(w0)
     assert (found[past] == 0).all()
     torch.testing.assert_close(at[past], w0[past])
     assert (found[~past] > 0).all()
+
+
+def test_rest_points_of_a_cubic_field():
+    """dw/dt = w (1 - w) (w + 2) rests at -2, 0, 1 and is attracted by the outer two."""
+    line = torch.linspace(-5, 5, 1002, dtype=torch.float64)[:, None]
+    stable, unstable = rest_points(lambda w: w * (1 - w) * (w + 2), line)
+    assert stable[:, 0].tolist() == pytest.approx([-2, 1], abs=0.01)
+    assert unstable[:, 0].tolist() == pytest.approx([0], abs=0.01)
 
 
 def test_a_switch_below_its_floor_is_refused_with_the_missing_amount(quadratics, w0):
@@ -94,7 +104,7 @@ def test_a_switch_below_its_floor_is_refused_with_the_missing_amount(quadratics,
 
 def test_biphasic_flow_is_joint_before_and_maml_after_the_switch(quadratics, w0):
     first, second = joint_field(quadratics), maml_field(quadratics, ALPHA)
-    run = biphasic_flow(first, second, w0, lambda w: joint_gradient_norm(quadratics, w) - 0.5, end=6.0, marks=30)
+    run = biphasic_flow(first, second, w0, slows_to(first, 0.5), end=6.0, marks=30)
     assert run.points.shape == (60, 5, 4)
     joint, maml = QuadraticMaml(quadratics, 0.0), QuadraticMaml(quadratics, ALPHA)
     for i, switch in enumerate(run.switch_time.tolist()):

@@ -18,7 +18,14 @@ from ctml.flows.maml_flow import flow, flow_until
 from ctml.rng import generator
 from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic, expand
 from ctml.theory import rates
-from ctml.theory.maml_ode import Bounds, QuadraticMaml, greatest_maml_curvature, symmetric_part, time_saved_per_efold
+from ctml.theory.maml_ode import (
+    Bounds,
+    QuadraticMaml,
+    greatest_maml_curvature,
+    least_turned_product,
+    symmetric_part,
+    time_saved_per_efold,
+)
 
 
 def times(end, steps):
@@ -36,12 +43,14 @@ def minimiser(losses, w0):
 @pytest.mark.parametrize("a, b", [(0.5, 1.0), (0.2, 1.0), (0.1, 0.9), (0.01, 1.0), (0.4, 1.0)])
 def test_t0_symmetric_part_is_tight(a, b):
     """The worst symmetric matrices are 2 x 2 with eigenvalues a, b, turned against each other."""
-    angle = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
-    ends = torch.diag(torch.tensor([a, b], dtype=torch.float64))
-    product = ends @ (turn @ ends @ turn.mT)
-    worst = torch.linalg.eigvalsh((product + product.mT) / 2).min()
-    assert float(worst) == pytest.approx(symmetric_part(a, b), abs=1e-6)
+    assert least_turned_product(a, b) == pytest.approx(symmetric_part(a, b), abs=1e-6)
+
+
+def test_bounds_of_a_family_are_those_of_its_constants():
+    tasks = LogisticRidge.draw(8, generator(0, "t"), spread=0.5)
+    bounds, by_hand = Bounds.of(tasks, 0.3, 0.7), (0.2, tasks.smoothness, 0.3 / tasks.smoothness, 0.7)
+    assert (bounds.mu, bounds.smoothness, bounds.alpha, bounds.sigma) == by_hand
+    assert bounds.rho == tasks.hessian_lipschitz
 
 
 def test_t0_holds_for_random_matrices_in_higher_dimension():
