@@ -37,7 +37,8 @@ def on_batch(learner, batch: TaskBatch) -> LossFunctions:
                 return t.expand(points.shape[:-2].numel(), *t.shape).flatten(0, 1)
 
             params = trees.unflatten(points.flatten(0, -2), like)
-            outputs = learner.forward(params, repeat(examples.x), None if context is None else repeat(context))
+            seen = None if context is None else repeat(context)
+            outputs = learner.outputs(params, learner.embed(repeat(examples.x), seen), seen)
             return learner.loss(outputs, repeat(examples.y)).view(points.shape[:-1])
 
         return at
