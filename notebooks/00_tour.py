@@ -310,7 +310,7 @@ def sinusoid_learner(make):
     return make(model, ctml.mse, inner_lr=config.inner_lr, inner_steps=1)
 
 
-def train(make):
+def train(make, checkpoint):
     """Meta-train one learner and meta-test it after 0 to 10 inner steps."""
     learner = sinusoid_learner(make)
     history = ctml.meta_train(
@@ -320,7 +320,7 @@ def train(make):
         steps=config.meta_steps,
         meta_batch=config.meta_batch,
         seed=seed,
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         progress=False,
     )
     tests = {

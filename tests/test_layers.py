@@ -38,7 +38,7 @@ BESIDE = LAYERS[-1]
 COMPANION = [
     {"files", "project", "style"},
     {"manifest", "parameters", "pairing", "plots"},
-    {"claims", "runs"},
+    {"claims", "runs", "by_hand"},
     {"headless", "publish"},
     {"study"},
     {"__main__", "__init__"},

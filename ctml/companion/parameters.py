@@ -57,39 +57,69 @@ class Parameter:
         )
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One code cell of a py:percent notebook."""
+
+    header: str
+    code: str
+
+    @property
+    def is_parameters(self) -> bool:
+        """Tell whether it is the cell tagged `parameters`."""
+        tags = re.search(r"tags=\[([^\]]*)\]", self.header)
+        return tags is not None and '"parameters"' in tags.group(1)
+
+
+def cells_of(text: str) -> list[Cell]:
+    """Return the code cells of a py:percent source."""
+    cells = re.split(r"^# %%", text, flags=re.MULTILINE)[1:]
+    parts = (cell.partition("\n") for cell in cells)
+    return [Cell(header, body) for header, _, body in parts if "[markdown]" not in header]
+
+
 def read_parameters(source: Path) -> dict[str, Parameter]:
     """Read the cell tagged `parameters` of a py:percent notebook.
 
     Raises:
+        Refusal: as `parameters_in`.
+    """
+    return parameters_in(source.read_text(encoding="utf-8"), source.name)
+
+
+def parameters_in(text: str, file: str) -> dict[str, Parameter]:
+    """Read the cell tagged `parameters` of the text of a py:percent notebook.
+
+    Raises:
         Refusal: when there is no such cell, when it holds something else than literals, or no `PRESET`.
     """
-    cell = _tagged_cell(source)
+    tagged = next((cell for cell in cells_of(text) if cell.is_parameters), None)
+    if tagged is None:
+        raise Refusal(f'{file} has no parameters cell: mark one with # %% tags=["parameters"].')
     found = {}
-    for statement in ast.parse(cell).body:
+    for statement in ast.parse(tagged.code).body:
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, value, annotation = statement.targets[0], statement.value, None
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
             target, value, annotation = statement.target, statement.value, statement.annotation
         else:
-            raise Refusal(
-                f"{source.name}: the parameters cell holds only `name = literal`, not {ast.unparse(statement)!r}."
-            )
+            raise Refusal(f"{file}: the parameters cell holds only `name = literal`, not {ast.unparse(statement)!r}.")
         try:
             default = ast.literal_eval(value)
         except ValueError:
             # papermill injects its values *below* this cell: anything derived here would keep the old value
             raise Refusal(
-                f"{source.name}: parameter {ast.unparse(target)} must be a literal, not {ast.unparse(value)!r}."
+                f"{file}: parameter {ast.unparse(target)} must be a literal, not {ast.unparse(value)!r}."
             ) from None
         if isinstance(default, tuple | set | bytes | complex):
             raise Refusal(
-                f"{source.name}: parameter {ast.unparse(target)} must be a number, text, list or dict, "
+                f"{file}: parameter {ast.unparse(target)} must be a number, text, list or dict, "
                 "since papermill passes no other."
             )
         name = ast.unparse(target)
         found[name] = Parameter(name, default, _types(default, annotation))
     if not isinstance(found.get("PRESET", Parameter("", None, ())).default, str):
-        raise Refusal(f'{source.name}: the parameters cell must hold the dial, as in PRESET = "quick".')
+        raise Refusal(f'{file}: the parameters cell must hold the dial, as in PRESET = "quick".')
     return found
 
 
@@ -130,16 +160,6 @@ def check_settings(settings: Mapping[str, Any], known: Mapping[str, Parameter], 
         check_known(f"parameter of notebook {notebook}", name, names)
         checked[name] = known[name].check(value)
     return checked
-
-
-def _tagged_cell(source: Path) -> str:
-    cells = re.split(r"^# %%", source.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    for cell in cells:
-        header, _, body = cell.partition("\n")
-        tags = re.search(r"tags=\[([^\]]*)\]", header)
-        if tags and '"parameters"' in tags.group(1):
-            return body
-    raise Refusal(f'{source.name} has no parameters cell: mark one with # %% tags=["parameters"].')
 
 
 def _types(default: Any, annotation: ast.expr | None) -> tuple[type, ...]:

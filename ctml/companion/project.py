@@ -1,7 +1,6 @@
 """Where things lie in a checkout: notebooks, published results, and everything that can be deleted (`.build`)."""
 
 import difflib
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -57,9 +56,6 @@ class Project:
         Raises:
             Refusal: when no folder above holds `pyproject.toml` beside `notebooks/`.
         """
-        named = os.environ.get("CTML_ROOT")
-        if folder is None and named:
-            return cls(Path(named).resolve())
         start = (folder or Path.cwd()).resolve()
         for candidate in (start, *start.parents):
             if (candidate / "pyproject.toml").is_file() and (candidate / "notebooks").is_dir():

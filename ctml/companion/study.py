@@ -1,46 +1,30 @@
-"""One notebook's session: its runs, figures, tables and claims, and the folder they go to.
+"""What stands beside one open notebook: its runs, figures, tables and claims, and the folder they go to.
 
-Invariant: a notebook opened by hand writes below `.build`; only the runner publishes into `results/`, and only after
-the notebook went through to the end.
+Invariants:
+    * A notebook opened by hand writes below `.build`; only the runner publishes into `results/`, and only after the
+      notebook went through to the end.
+    * By hand a cell can be run again, and what it makes replaces what it made before; under the runner, where each cell
+      is run once, a name that comes twice is a mistake.
 """
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctml.companion import manifest, style
+from ctml.companion import by_hand, manifest, style
 from ctml.companion.claims import ClaimError, Verdict, claims_of, judge
 from ctml.companion.files import write_atomically
-from ctml.companion.project import PRESETS, Notebook, Project, check_known
+from ctml.companion.headless.order import Order
+from ctml.companion.project import PRESETS, Notebook, Project, Refusal, check_known
 from ctml.companion.runs.cache import Cache
 from ctml.companion.runs.map import map_runs
 from ctml.companion.runs.sources import Sources
-from ctml.companion.runs.worker import current_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the runner asks of the notebook it starts, in the environment variable CTML_ORDER."""
-
-    notebook: str
-    preset: str
-    output: str
-    progress: str
-    changed: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def given(cls) -> "Order | None":
-        """Return the order, or None in a notebook that a person has opened."""
-        text = os.environ.get("CTML_ORDER")
-        return cls(**json.loads(text)) if text else None
 
 
 class Study:
@@ -56,26 +40,22 @@ class Study:
         Refusal: when preset or notebook does not exist.
     """
 
-    __cache_token__ = "study"  # a run that asks for study.checkpoint() does not depend on the study's content
-
     def __init__(self, paper: str, notebook: str, preset: str, parameters: Mapping[str, Any] | None = None) -> None:
         check_known("preset", preset, PRESETS)
-        self.project = Project.around()
-        name = f"{paper}/{notebook}" if paper else notebook
-        check_known("notebook", name, [n.name for n in self.project.notebooks()])
-        self.notebook = Notebook(name, self.project.root / "notebooks" / f"{name}.py")
+        self.order = Order.given()
+        self.notebook, self.project = _found(f"{paper}/{notebook}" if paper else notebook, self.order)
         self.preset = preset
         self.parameters = dict(parameters or {})
-        self.order = Order.given()
-        if self.order and (self.order.notebook, self.order.preset) != (name, preset):
+        if self.order and (self.order.notebook, self.order.preset) != (self.notebook.name, preset):
             raise ValueError(
-                f"the notebook calls itself {name} at preset {preset}, but it was started as {self.order.notebook} at "
-                f"{self.order.preset}: pass preset=PRESET and the file's own name to Study"
+                f"the notebook calls itself {self.notebook.name} at preset {preset}, but it was started as "
+                f"{self.order.notebook} at {self.order.preset}: pass preset=PRESET and the file's own name to Study"
             )
-        self.folder = Path(self.order.output) if self.order else self.project.build / "lab" / preset / name
+        self.folder = self.order.output if self.order else self.project.build / "lab" / preset / self.notebook.name
         self.claims = claims_of(self.notebook)
+        self._source = "" if self.order else by_hand.source_text(self.notebook)
         self._verdicts: dict[str, Verdict] = {}
-        self._figures: list[dict[str, str]] = []
+        self._figures: dict[str, dict[str, str]] = {}
         self._tables: list[str] = []
         self._data: list[str] = []
         self._run_seconds = 0.0
@@ -83,9 +63,12 @@ class Study:
         self._started = time.perf_counter()
         style.use()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel light: in a worker only `checkpoint` is used."""
-        return {}
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Refuse to travel into a run, whose result would then depend on all that the notebook did before."""
+        raise TypeError(
+            "a study stays in its notebook: give a run what it needs as arguments; a parameter named checkpoint is "
+            "given the run's own file"
+        )
 
     def data(self, source: str) -> str:
         """Record which data the notebook uses, as in `study.data(pool.source)`, and return the name for a caption."""
@@ -96,11 +79,13 @@ class Study:
     def map(self, function: Callable[..., Any], runs: Sequence[Mapping[str, Any]], *, threads: int = 1) -> list[Any]:
         """Return `function(**run)` for every run, in order: cached, in parallel, resumable.
 
-        The result is kept under a key of the function's code, the notebook's names it reads, its arguments and the
-        project's modules it reaches. Each run has `threads` torch threads on any machine, since float32 sums depend
-        on their number.
+        The result is kept under a key of the function's code, the notebook's names it reads, its arguments, the
+        project's modules it reaches and `threads`: each run has so many torch threads on any machine, since float32
+        sums depend on their number. A function with a parameter named `checkpoint` is given the path of a file that
+        belongs to the run alone and is deleted when the run is done: `function(**run, checkpoint=path)`.
 
         Raises:
+            TypeError: when a run is no dictionary of arguments, or gives the checkpoint itself.
             RunFailed: when runs failed, after the others have finished.
         """
         runs = list(runs)
@@ -117,10 +102,6 @@ class Study:
         self._runs += len(outcomes)
         return [outcome.result for outcome in outcomes]
 
-    def checkpoint(self) -> Path:
-        """Return, inside a run, the file that belongs to this run alone; it is deleted when the run is finished."""
-        return current_checkpoint()
-
     def figure(self, figure: "Figure", name: str, caption: str, *, where: str = "") -> None:
         """Save a figure as svg and png, show it with its caption, and close it.
 
@@ -129,32 +110,34 @@ class Study:
         """
         import matplotlib.pyplot as plt
 
-        _check_name(name, [f["name"] for f in self._figures])
+        self._check_name(name, self._figures)
         for kind in ("svg", "png"):
             write_atomically(self.folder / "figures" / f"{name}.{kind}", style.render(figure, kind))
-        self._figures.append({"name": name, "caption": caption, "where": where})
+        self._figures[name] = {"name": name, "caption": caption, "where": where}
         _show_picture(self.folder / "figures" / f"{name}.png", caption)
         plt.close(figure)
 
     def table(self, table: "DataFrame", name: str) -> "DataFrame":
         """Save a tidy table (one row an observation) as csv and return it."""
-        _check_name(name, self._tables)
+        self._check_name(name, self._tables)
         write_atomically(self.folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
-        self._tables.append(name)
+        if name not in self._tables:
+            self._tables.append(name)
         return table
 
     def claim(self, id: str, /, **samples: Any) -> Verdict:
         """Decide a claim of `claims.toml` from samples (numbers, lists, arrays, tensors) by the rule written there.
 
         Raises:
-            ClaimError: when the claim is not this notebook's, was decided before, or its rule does not fit the samples.
+            ClaimError: when the claim is not this notebook's, or its rule does not fit the samples, or when the runner
+                meets it a second time.
         """
         if id not in self.claims:
             listed = ", ".join(self.claims) or "none"
             raise ClaimError(
                 f"{self.notebook.name} has no claim {id!r} in {self.notebook.source.parent.name}/claims.toml: {listed}."
             )
-        if id in self._verdicts:
+        if self.order and id in self._verdicts:
             raise ClaimError(f"claim {id!r} was decided before in this notebook: decide it once.")
         self._verdicts[id] = judge(self.claims[id], samples, unassessed=self._unassessed(id))
         return self._verdicts[id]
@@ -165,11 +148,26 @@ class Study:
             return "numbers mean nothing at preset smoke"
         if PRESETS.index(self.preset) < PRESETS.index(claim.judged_at):
             return f"judged only at preset {claim.judged_at}"
-        if self.order and self.order.changed:
-            return f"with {', '.join(f'{k}={v!r}' for k, v in self.order.changed.items())}"
+        if changed := self._changed():
+            return f"with {', '.join(f'{k}={v!r}' for k, v in changed.items())}"
         if claim.data and not any(claim.data in source.split("/") for source in self._data):
             return f"needs {claim.data}, used {', '.join(self._data) or 'no data set'}"
         return ""
+
+    def _changed(self) -> dict[str, Any]:
+        """Return the values that are not the notebook's own: given by SET, or put in by hand."""
+        if self.order:
+            return dict(self.order.changed)
+        names = by_hand.session()
+        if names is None or not self._source:
+            return {}
+        return by_hand.changed(self._source, self.preset, names, self.parameters)
+
+    def _check_name(self, name: str, used: Collection[str]) -> None:
+        if not name or not all(c.isalnum() or c in "-_" for c in name):
+            raise ValueError(f"{name!r} is no file name: use letters, digits, - and _")
+        if self.order and name in used:
+            raise ValueError(f"{name!r} was saved before in this notebook: give each figure and table its own name")
 
     def close(self) -> "DataFrame":
         """Write `claims.json` and `manifest.json` and return the table of claims.
@@ -185,16 +183,16 @@ class Study:
         _write_json(self.folder / "claims.json", rows)
         _write_json(self.folder / "manifest.json", self._manifest())
         shown = ["id", "says", "where", "value", "measured", "verdict", "reason"]
-        return pandas.DataFrame(rows, columns=shown).set_index("id")
+        return _whole(pandas.DataFrame(rows, columns=shown).set_index("id"))
 
     def _manifest(self) -> dict[str, Any]:
-        outputs = [f"figures/{f['name']}.{kind}" for f in self._figures for kind in ("svg", "png")]
+        outputs = [f"figures/{name}.{kind}" for name in self._figures for kind in ("svg", "png")]
         outputs += [f"{name}.csv" for name in self._tables] + ["claims.json"]
         return {
             "notebook": self.notebook.name,
-            "notebook_sha256": manifest.file_hash(self.notebook.source),
+            "notebook_sha256": manifest.file_hash(self.notebook.source) if self.notebook.source.is_file() else None,
             "preset": self.preset,
-            "changed": self.order.changed if self.order else {},
+            "changed": self._changed(),
             "parameters": self.parameters,
             "data": self._data,
             "seconds": round(time.perf_counter() - self._started, 1),
@@ -203,7 +201,7 @@ class Study:
             "hardware": manifest.hardware(),
             "versions": manifest.versions(),
             "code": manifest.commit(self.project.root),
-            "figures": self._figures,
+            "figures": list(self._figures.values()),
             "outputs": {name: manifest.file_hash(self.folder / name) for name in outputs},
         }
 
@@ -224,19 +222,33 @@ class _Bar:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         elif self.order:
-            with Path(self.order.progress).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"runs": [self.what, done, total]}) + "\n")
+            self.order.tell(runs=[self.what, done, total])
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-def _check_name(name: str, used: list[str]) -> None:
-    if not name or not all(c.isalnum() or c in "-_" for c in name):
-        raise ValueError(f"{name!r} is no file name: use letters, digits, - and _")
-    if name in used:
-        raise ValueError(f"{name!r} was saved before in this notebook: give each figure and table its own name")
+def _found(name: str, order: Order | None) -> tuple[Notebook, Project]:
+    """Return the notebook of a name and its checkout; outside any, the working folder stands for both."""
+    try:
+        project = Project(order.root) if order else Project.around()
+    except Refusal:
+        return Notebook(name, Path.cwd() / f"{name.rpartition('/')[2]}.py"), Project(Path.cwd())
+    check_known("notebook", name, [n.name for n in project.notebooks()])
+    return Notebook(name, project.root / "notebooks" / f"{name}.py"), project
+
+
+def _whole(table: "DataFrame") -> "DataFrame":
+    """Return a table that is shown with its texts whole, in lines as wide as the page."""
+    import pandas
+
+    class Whole(pandas.DataFrame):
+        def _repr_html_(self) -> str | None:
+            with pandas.option_context("display.max_colwidth", None):
+                return super()._repr_html_()  # pyright: ignore[reportAttributeAccessIssue]
+
+    return Whole(table)
 
 
 def _show_picture(path: Path, caption: str) -> None:

@@ -3,7 +3,9 @@
 Invariant: saving the same figure twice gives the same bytes, so a committed figure changes only when its data do.
 """
 
+import colorsys
 import io
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,9 @@ METHODS: dict[str, Method] = {
     "fo_b_maml_forward": Method("FO-B-MAML, forward", "#88CC66", "p", "--"),
     "paper": Method("the paper", "#000000", "+", "--"),
 }
+_UNLISTED: dict[str, Method] = {}  # methods that were asked for and are not listed, in the order of asking
+_MARKERS = "o^sDvPX*<>"
+_SHADES = ((1.0, 0.9), (0.85, 0.6), (0.55, 0.85))  # saturation and brightness: all dark enough on white
 COLOURS = {name: method.color for name, method in METHODS.items()}
 MARKERS = {name: method.marker for name, method in METHODS.items()}
 
@@ -66,16 +71,25 @@ _STABLE: Any = {"svg.hashsalt": "ctml", "svg.fonttype": "path"}
 
 
 def method(name: str) -> Method:
-    """Return how a method is drawn.
+    """Return how a method is drawn: as listed above, or in the next free colour, which then stays its own."""
+    if name in METHODS:
+        return METHODS[name]
+    if name not in _UNLISTED:
+        marker = _MARKERS[len(_UNLISTED) % len(_MARKERS)]
+        _UNLISTED[name] = Method(name.replace("_", " "), _free_colour(), marker, "-.")
+    return _UNLISTED[name]
 
-    Raises:
-        KeyError: naming the methods that have a style.
-    """
-    if name not in METHODS:
-        raise KeyError(
-            f"no style for method {name!r}: add it to ctml/companion/style.py; there is {', '.join(METHODS)}"
-        )
-    return METHODS[name]
+
+def _free_colour() -> str:
+    """Return the colour of the wheel that is farthest from every colour in use."""
+    used = [_rgb(m.color) for m in (*METHODS.values(), *_UNLISTED.values())]
+    wheel = [colorsys.hsv_to_rgb(place / 36, full, bright) for place in range(36) for full, bright in _SHADES]
+    chosen = max(wheel, key=lambda colour: min(math.dist(colour, other) for other in used))
+    return "#" + "".join(f"{round(255 * part):02X}" for part in chosen)
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
 
 
 def use() -> None:

@@ -192,7 +192,7 @@ names
 
 
 # %%
-def train_one(source, case, inner_steps, seed):
+def train_one(source, case, inner_steps, seed, checkpoint):
     """Meta-train one learner; return its losses, its accuracies on the way and on test classes."""
     splits = {
         split: FewShot(pool(source, split).to(config.device), config.ways, config.shots, config.queries)
@@ -208,7 +208,7 @@ def train_one(source, case, inner_steps, seed):
         meta_batch=config.meta_batch,
         seed=seed,
         validation=ctml.Validation(splits["val"], every=config.every, n_tasks=config.validation_tasks),
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         device=config.device,
         progress=False,
     )

@@ -242,7 +242,7 @@ float(apart.detach().abs().max())
 FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # times the learned T
 
 
-def run(method, setting, seed):
+def run(method, setting, seed, checkpoint):
     """Meta-train and test one learner; a killed run goes on from its checkpoint."""
     splits = {"train": config.queries, "val": 5, "test": config.test_queries}
     training, validation, test = (tasks(setting, split, queries) for split, queries in splits.items())
@@ -259,7 +259,7 @@ def run(method, setting, seed):
         validation=ctml.Validation(validation, config.validate_every, config.validation_tasks),
         watch={"T": lambda learner: learner.horizon} if method in SOLVERS else None,
         watch_every=max(1, config.meta_steps // 300),
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         device=DEVICE,
         progress=False,
     )

@@ -195,7 +195,7 @@ study.figure(fig, "signals", f"One signal of each of the ten classes ({pool.sour
 RATES = {"SNGDM": 0.1, "Adam": 3e-3}
 
 
-def train_one(method, outer, seed):
+def train_one(method, outer, seed, checkpoint):
     """Meta-train one learner; return its accuracy on new tasks and how its inner solves behaved."""
     tasks = {
         split: FewShot(data.load("mnist1d", split), config.ways, config.shots, config.queries)
@@ -206,7 +206,7 @@ def train_one(method, outer, seed):
     optimizer = (SNGDM if outer == "SNGDM" else torch.optim.Adam)(learner.parameters(), lr=RATES[outer])
     ctml.meta_train(
         learner, tasks["train"], optimizer=optimizer, steps=config.meta_steps, meta_batch=config.meta_batch, seed=seed,
-        checkpoint=study.checkpoint(), device=DEVICE, progress=False,
+        checkpoint=checkpoint, device=DEVICE, progress=False,
     )  # fmt: skip
     result = ctml.meta_test(learner, tasks["test"], n_tasks=config.test_tasks, seed=seed, device=DEVICE)
     row = {"method": method, "outer": outer, "seed": seed, "accuracy": result.interval.mean}

@@ -38,6 +38,7 @@
 # %%
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -169,7 +170,7 @@ def losses_by_step(learner, tasks, rate: float) -> torch.Tensor:
     return torch.stack(found)
 
 
-def train(variant: str) -> dict:
+def train(variant: str, checkpoint: Path) -> dict:
     """Meta-train all seeds of one variant; losses `(seeds, steps + 1)` at its own inner rate and at α."""
     options = VARIANTS[variant]
     runs = stack([make_learner(seed, options) for seed in range(config.seeds)])
@@ -180,7 +181,7 @@ def train(variant: str) -> dict:
         steps=config.meta_steps,
         meta_batch=config.meta_batch * config.seeds,
         seed=0,
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         checkpoint_every=1000,
         progress=False,
     )

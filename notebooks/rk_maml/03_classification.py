@@ -37,6 +37,7 @@
 # %%
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -204,7 +205,7 @@ for setting in SETTINGS:
 
 
 # %%
-def run(setting: Setting, method: str, seed: int) -> dict:
+def run(setting: Setting, method: str, seed: int, checkpoint: Path) -> dict:
     """Meta-train one method on one setting and meta-test it after 0 and after the setting's steps."""
     pools = {split: pool_of(setting.dataset, split).to(DEVICE) for split in ("train", "test")}
     _, channels, side, _ = pools["train"].examples.shape
@@ -216,7 +217,7 @@ def run(setting: Setting, method: str, seed: int) -> dict:
         steps=config.meta_steps,
         meta_batch=setting.meta_batch,
         seed=seed,
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         device=DEVICE,
         progress=False,
     )

@@ -42,6 +42,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -194,12 +195,12 @@ print(f"divergence of a step: {taken.divergence:.4f}, bound {config.navigation.d
 
 
 # %%
-def train(place: str, a2: str, seed: int) -> dict:
+def train(place: str, a2: str, seed: int, checkpoint: Path) -> dict:
     """Meta-train one member in one place; returns by stage and iteration, and after 0 to 3 steps on test tasks."""
     recipe = config.navigation if place == "navigation" else config.bodies[place]
     method = make_method(place, recipe, a2, seed, config.order)
     history = meta_train_policy(
-        method, iterations=recipe.iterations, meta_batch=recipe.tasks, seed=seed, outer=TRPO(recipe.delta), checkpoint=study.checkpoint(), progress=False
+        method, iterations=recipe.iterations, meta_batch=recipe.tasks, seed=seed, outer=TRPO(recipe.delta), checkpoint=checkpoint, progress=False
     )  # fmt: skip
     goals = method.environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
     rates = [recipe.inner_lr, recipe.inner_lr / 2, recipe.inner_lr / 2]

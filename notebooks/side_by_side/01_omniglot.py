@@ -37,6 +37,7 @@
 # %%
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -259,7 +260,7 @@ study.figure(
 
 
 # %%
-def run(method: str, seed: int) -> dict:
+def run(method: str, seed: int, checkpoint: Path) -> dict:
     """Meta-train one method and meta-test it; a killed run goes on from its checkpoint."""
     recipe = RECIPES[method]
     learner = make_learner(method, seed).to(DEVICE)
@@ -273,7 +274,7 @@ def run(method: str, seed: int) -> dict:
         meta_batch=config.meta_batch,
         seed=seed,
         validation=ctml.Validation(draw_tasks("val", 5), config.validate_every, config.validation_tasks),
-        checkpoint=study.checkpoint(),
+        checkpoint=checkpoint,
         device=DEVICE,
         progress=False,
     )

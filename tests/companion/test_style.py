@@ -61,6 +61,15 @@ def test_methods_that_share_a_figure_differ_for_the_colour_blind(kind: str) -> N
     assert min(distances.values()) > 0.12, distances
 
 
-def test_an_unknown_method_is_named() -> None:
-    with pytest.raises(KeyError, match="no style for method 'mammal'"):
-        style.method("mammal")
+def test_unknown_methods_get_free_colours_that_stay_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "_UNLISTED", {})
+    names = [f"my_method_{n}" for n in range(8)]
+    drawn = {name: style.method(name) for name in names}
+    assert drawn == {name: style.method(name) for name in reversed(names)}
+    assert drawn["my_method_0"].label == "my method 0"
+    colours = [*style.COLOURS.values(), *(m.color for m in drawn.values())]
+    assert len({colour.upper() for colour in colours}) == len(colours)
+    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in colours])
+    apart = np.linalg.norm(rgb[:, None] - rgb[None], axis=-1) + np.eye(len(rgb))
+    assert apart[len(style.COLOURS) :].min() > 0.2, "an unlisted colour is taken for another"
+    assert "my_method_0" not in style.METHODS

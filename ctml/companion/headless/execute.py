@@ -11,7 +11,6 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import papermill
@@ -19,55 +18,48 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from ctml.companion.files import write_atomically
+from ctml.companion.headless.order import Order
 from ctml.companion.pairing import read_source, stable_ids
+from ctml.companion.project import Project
 from ctml.companion.runs.worker import leave_with
 
 KERNEL = "ctml"
 
 
-def main(order: dict[str, Any]) -> int:
-    """Run a notebook and return the exit code; news goes to the order's progress file, one JSON object a line."""
-    leave_with(order["runner"])
+def main(order: Order) -> int:
+    """Execute a notebook, tell the news, and return the exit code."""
+    leave_with(order.runner)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # an exception, so that papermill stops the kernel
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    source, executed, output = Path(order["source"]), Path(order["executed"]), Path(order["output"])
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    _prepare_kernel(Path(order["build"]), order)
-    notebook = read_source(source)
+    order.executed.parent.mkdir(parents=True, exist_ok=True)
+    _prepare_kernel(order)
+    notebook = read_source(order.source)
     cells = len(notebook.cells) + 1  # papermill adds one
-
-    def news(**content: Any) -> None:
-        with Path(order["progress"]).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content) + "\n")
-
     try:
         papermill.execute_notebook(
             notebook,
-            str(executed),
-            parameters={"PRESET": order["preset"], **order["changed"]},
+            str(order.executed),
+            parameters={"PRESET": order.preset, **order.changed},
             kernel_name=KERNEL,
-            cwd=str(source.parent),
+            cwd=str(order.source.parent),
             progress_bar=False,
-            on_cell_start=lambda cell, cell_index: news(cell=[cell_index + 1, cells]),
+            on_cell_start=lambda cell, cell_index: order.tell(cell=[cell_index + 1, cells]),
         )
     except PapermillExecutionError as error:
-        news(failed={"cell": error.source, "traceback": _plain("\n".join(error.traceback))})
-        return 1
+        return _failed(order, _plain("\n".join(error.traceback)), cell=error.source)
     except DeadKernelError:
-        news(
-            failed={
-                "cell": "",
-                "traceback": "The kernel died: killed, or out of memory. Try fewer CTML_WORKERS or JOBS.",
-            }
-        )
-        return 1
-    missing = [name for name in ("claims.json", "manifest.json") if not (output / name).is_file()]
+        return _failed(order, "The kernel died: killed, or out of memory. Try fewer CTML_WORKERS or JOBS.")
+    missing = [name for name in ("claims.json", "manifest.json") if not (order.output / name).is_file()]
     if missing:
-        news(failed={"cell": "", "traceback": f"{' and '.join(missing)} missing: the last cell must be study.close()"})
-        return 1
-    published = clean(nbformat.read(executed, as_version=4))
-    write_atomically(output / executed.name, nbformat.writes(published).encode() + b"\n")
+        return _failed(order, f"{' and '.join(missing)} missing: the last cell must be study.close()")
+    published = clean(nbformat.read(order.executed, as_version=4))
+    write_atomically(order.output / order.executed.name, nbformat.writes(published).encode() + b"\n")
     return 0
+
+
+def _failed(order: Order, traceback: str, cell: str = "") -> int:
+    order.tell(failed={"cell": cell, "traceback": traceback})
+    return 1
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -94,21 +86,18 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return stable_ids(notebook)
 
 
-def _prepare_kernel(build: Path, order: dict[str, Any]) -> None:
+def _prepare_kernel(order: Order) -> None:
     """Name this Python as a kernel: another `python3` kernel of the user's might come first on Jupyter's path."""
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
     }
-    write_atomically(build / "jupyter" / "kernels" / KERNEL / "kernel.json", json.dumps(spec).encode())
+    folder = Project(order.root).build / "jupyter"
+    write_atomically(folder / "kernels" / KERNEL / "kernel.json", json.dumps(spec).encode())
     own = str(Path(__file__).resolve().parents[3])
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(build / "jupyter"), os.environ.get("JUPYTER_PATH")]))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [order["root"], own, os.environ.get("PYTHONPATH")]))
-    os.environ["CTML_ROOT"] = order["root"]
-    os.environ["CTML_ORDER"] = json.dumps(
-        {k: order[k] for k in ("notebook", "preset", "output", "progress", "changed")}
-    )
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(order.root), own, os.environ.get("PYTHONPATH")]))
     os.environ["TQDM_DISABLE"] = "1"  # bars would be published with the notebook
     os.environ.pop("MPLBACKEND", None)  # agg in a shell would leave the notebook without its pictures
 
@@ -118,4 +107,5 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    given = Order.given()
+    sys.exit(main(given) if given else "only the runner starts an execution: python -m ctml.companion reproduce")

@@ -54,16 +54,15 @@ class Job:
             return self.project.build / "smoke" / self.notebook.name
         return self.project.results / self.preset / self.notebook.name
 
-    def scratch(self, kind: str) -> Path:
+    def scratch(self, kind: str, suffix: str = "") -> Path:
         """Return a path below `.build` that belongs to this job alone."""
         variant = f"@{self._variant}" if self.changed else ""
-        return self.project.build / kind / self.preset / f"{self.notebook.name}{variant}"
+        return self.project.build / kind / self.preset / f"{self.notebook.name}{variant}{suffix}"
 
     @property
     def stamp(self) -> Path:
         """Return the file that says what the results were made from."""
-        path = self.scratch("stamps")
-        return path.with_name(path.name + ".json")
+        return self.scratch("stamps", ".json")
 
     @property
     def _variant(self) -> str:

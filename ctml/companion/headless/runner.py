@@ -3,7 +3,6 @@
 Invariant: results of a notebook are replaced as a whole, and only after it went through to the end.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -13,10 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ctml.companion.headless.display import Display
 from ctml.companion.headless.job import Job
+from ctml.companion.headless.order import Order
 from ctml.companion.manifest import cores
 
 
@@ -44,32 +43,28 @@ class _Execution:
         self.job, self.reason = job, reason
         self.started = time.monotonic()
         self.ingredients = job.ingredients()  # of the code that runs: an edit during the run makes the result stale
-        self.output = job.scratch("staging")
-        self.executed = job.scratch("executed").with_name(job.scratch("executed").name + ".ipynb")
-        self.news_file = job.scratch("news").with_name(job.scratch("news").name + ".jsonl")
-        self.errors = self.news_file.with_suffix(".log")
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.output.mkdir(parents=True)
-        self.news_file.parent.mkdir(parents=True, exist_ok=True)
-        self.news_file.unlink(missing_ok=True)
-        order = {
-            "runner": os.getpid(),
-            "root": str(job.project.root),
-            "build": str(job.project.build),
-            "source": str(job.notebook.source),
-            "executed": str(self.executed),
-            "output": str(self.output),
-            "progress": str(self.news_file),
-            "notebook": job.notebook.name,
-            "preset": job.preset,
-            "changed": dict(job.changed),
-        }
-        environment = {**os.environ, "CTML_WORKERS": os.environ.get("CTML_WORKERS", str(workers))}
+        self.order = Order(
+            runner=os.getpid(),
+            root=job.project.root,
+            notebook=job.notebook.name,
+            source=job.notebook.source,
+            preset=job.preset,
+            changed=job.changed,
+            output=job.scratch("staging"),
+            executed=job.scratch("executed", ".ipynb"),
+            news_file=job.scratch("news", ".jsonl"),
+        )
+        self.errors = job.scratch("news", ".log")
+        shutil.rmtree(self.order.output, ignore_errors=True)
+        self.order.output.mkdir(parents=True)
+        self.order.news_file.parent.mkdir(parents=True, exist_ok=True)
+        self.order.news_file.unlink(missing_ok=True)
+        environment = {"CTML_WORKERS": str(workers), **os.environ, **self.order.environment()}
         own = str(Path(__file__).resolve().parents[3])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ctml.companion.headless.execute", json.dumps(order)],
+                [sys.executable, "-m", "ctml.companion.headless.execute"],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -81,15 +76,9 @@ class _Execution:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def news(self) -> list[dict[str, Any]]:
-        if not self.news_file.is_file():
-            return []
-        lines = self.news_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
     def step(self) -> str:
         """Say in a few words what the notebook is doing."""
-        news = self.news()
+        news = self.order.news()
         cell = next((n["cell"] for n in reversed(news) if "cell" in n), None)
         words = "starting" if cell is None else f"cell {cell[0]}/{cell[1]}"
         if news and "runs" in news[-1]:
@@ -100,15 +89,15 @@ class _Execution:
     def finish(self) -> Finished:
         """Publish the results, or say what failed."""
         if self.process.returncode == 0:
-            _replace(self.job.folder, self.output)
+            _replace(self.job.folder, self.order.output)
             self.job.write_stamp(self.ingredients)
             return Finished(self.job, "ok", self.seconds, self.reason)
-        failed = next((n["failed"] for n in self.news() if "failed" in n), None)
+        failed = next((n["failed"] for n in self.order.news() if "failed" in n), None)
         text = failed["traceback"] if failed else self.errors.read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.strip().splitlines() if line.strip()] or [f"exit code {self.process.returncode}"]
         cell = _indented(failed["cell"].strip().splitlines()[:12]) if failed and failed["cell"] else ""
         detail = f"{cell}\n{_indented(lines[-14:])}" if cell else _indented(lines[-14:])
-        where = self.executed if self.executed.is_file() else self.errors
+        where = self.order.executed if self.order.executed.is_file() else self.errors
         detail += f"\n  All of it: {where.relative_to(self.job.project.root)}"
         return Finished(self.job, "failed", self.seconds, lines[-1].strip(), detail)
 

@@ -1,8 +1,8 @@
 """One hash for a function with its arguments: two calls share it only if they must give the same result.
 
 Invariant: what counts is the compiled code of functions written in the notebook, the values of the notebook's names
-that they read (followed to their end), the arguments, the project's modules that are reached, and the versions of
-the other packages. Names that are not read, comments and docstrings do not count.
+that they read (followed to their end), the arguments, the number of threads, the project's modules that are reached,
+and the versions of the other packages. Names that are not read, comments and docstrings do not count.
 """
 
 import dataclasses
@@ -27,9 +27,10 @@ _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib
 _NO_CODE = ("__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
 
 
-def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any], sources: Sources) -> str:
-    """Return the key under which the result of `function(**arguments)` is kept."""
+def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any], sources: Sources, threads: int) -> str:
+    """Return the key under which the result of `function(**arguments)` on a number of torch threads is kept."""
     digest = _Digest(sources)
+    digest.write("threads", str(threads))  # sums in float32 depend on it
     digest.add(function)
     digest.add(dict(arguments))
     return digest.finish()
@@ -64,9 +65,7 @@ class _Digest:
                 self.write("again", str(self.seen[id(value)][0]))
                 return
             self.seen[id(value)] = (len(self.seen), value)
-        if token := getattr(type(value), "__cache_token__", None):
-            self.write("token", token)
-        elif isinstance(value, types.ModuleType):
+        if isinstance(value, types.ModuleType):
             self._module(value.__name__, None)
         elif isinstance(value, type):
             self._class(value)

@@ -2,7 +2,7 @@
 
 Invariant: each outcome is stored as soon as it arrives, so stopping at any moment loses at most the runs in flight;
 and a run has the same number of threads whether one or all of them are still to do, so a resumed study gives the same
-numbers.
+numbers. The number is part of the run's key.
 """
 
 import contextlib
@@ -38,14 +38,19 @@ def map_runs(
 ) -> list[Outcome]:
     """Return the outcome of `function(**run)` for every run, in order.
 
+    A function with a parameter named `checkpoint` is given the file that belongs to the run alone, and that is deleted
+    when the run is done; the file is no part of the run's key.
+
     Raises:
-        TypeError: when a run is no dictionary of arguments.
+        TypeError: when a run is no dictionary of arguments, or gives the checkpoint itself.
         RunFailed: after all other runs are done, naming the failed ones.
     """
     for run in runs:
         if not isinstance(run, Mapping):
             raise TypeError(f"study.map takes dictionaries of arguments, as in dict(seed=0), not {run!r}.")
-    keys = [fingerprint(function, run, sources) for run in runs]
+        if "checkpoint" in run:
+            raise TypeError(f"study.map gives each run its own checkpoint: leave checkpoint={run['checkpoint']!r} out.")
+    keys = [fingerprint(function, run, sources, threads) for run in runs]
     found: dict[str, Outcome] = {}
     for key in dict.fromkeys(keys):
         outcome = cache.load(key)

@@ -1,6 +1,7 @@
 """One run in a worker, a process: its arguments come and its outcome leaves as bytes, so any transport will do."""
 
 import contextlib
+import inspect
 import os
 import pickle
 import sys
@@ -8,15 +9,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-
-_checkpoint: ContextVar[Path | None] = ContextVar("checkpoint", default=None)
 
 
 @dataclass(frozen=True)
@@ -28,45 +26,39 @@ class Outcome:
     failure: str | None = None
 
 
-def current_checkpoint() -> Path:
-    """Return the checkpoint file of the run that is going on in this process.
-
-    Raises:
-        RuntimeError: outside a run.
-    """
-    path = _checkpoint.get()
-    if path is None:
-        raise RuntimeError(
-            "study.checkpoint() belongs inside a function given to study.map: only a run has a checkpoint."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def do_run(function: bytes, arguments: bytes, checkpoint: str, threads: int, parent: int | None) -> bytes:
-    """Run `function(**arguments)` and return the pickled `Outcome`; failures are part of it.
+    """Call `function(**arguments)` and return the pickled `Outcome`; failures are part of it.
 
     Args:
-        checkpoint: path of the run's checkpoint; a machine that does not share the disk uses a temporary folder.
+        checkpoint: path of the run's checkpoint, which a function with a parameter `checkpoint` is given; a machine
+            that does not share the disk uses a temporary folder.
         threads: torch threads of the run.
         parent: process that must stay alive; the worker ends with it, so that nothing is left behind by a kill.
     """
     if parent is not None:
         leave_with(parent)
-    path = Path(checkpoint)
-    if not path.parents[2].is_dir():
-        path = Path(tempfile.gettempdir(), "ctml", *path.parts[-2:])
-    token = _checkpoint.set(path)
     started = time.perf_counter()
     try:
         call, keywords = cloudpickle.loads(function), cloudpickle.loads(arguments)
+        if takes_checkpoint(call):
+            keywords["checkpoint"] = _ready(Path(checkpoint))
         with torch_threads(threads):
             outcome = Outcome(call(**keywords), time.perf_counter() - started)
     except Exception:  # a run may fail in any way; the others go on, and the study reports it
         outcome = Outcome(None, time.perf_counter() - started, traceback.format_exc(limit=-8))
-    finally:
-        _checkpoint.reset(token)
     return cloudpickle.dumps(outcome, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def takes_checkpoint(function: Callable[..., Any]) -> bool:
+    """Tell whether a function has a parameter named `checkpoint`."""
+    return "checkpoint" in inspect.signature(function).parameters
+
+
+def _ready(path: Path) -> Path:
+    if not path.parents[2].is_dir():
+        path = Path(tempfile.gettempdir(), "ctml", *path.parts[-2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def key(source: str, root: Path, **arguments: Any) -> str:
     """Return the key of `run` as if the source were the cells of a notebook."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(textwrap.dedent(source), namespace)
-    return fingerprint(namespace["run"], arguments or {"seed": 0}, Sources(root))
+    return fingerprint(namespace["run"], arguments or {"seed": 0}, Sources(root), threads=1)
 
 
 @pytest.fixture
@@ -135,6 +135,14 @@ def test_classes_of_the_notebook_count_by_their_methods_and_fields(root: Path) -
     }
     assert len(keys) == 3
     assert key(source, root) in keys
+
+
+def test_threads_count_and_a_checkpoint_does_not(root: Path) -> None:
+    def run(seed: int, checkpoint: Path) -> int:
+        return seed
+
+    keys = [fingerprint(run, {"seed": 0}, Sources(root), threads) for threads in (1, 2, 1)]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_recursion_and_closures_end(root: Path) -> None:

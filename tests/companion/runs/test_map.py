@@ -21,8 +21,8 @@ from ctml.companion import Study
 study = Study("demo", "01_line", "quick", {{}})
 log = Path({log!r})
 
-def run(seed):
-    path = study.checkpoint()
+def run(seed, checkpoint):
+    path = checkpoint
     start = int(path.read_text()) if path.exists() else 0
     with log.open("a") as file:
         file.write(json.dumps([seed, start, os.getpid(), torch.get_num_threads()]) + "\\n")
@@ -32,7 +32,7 @@ def run(seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(3, generator=generator)
 
-results = study.map(run, [{{"seed": s}} for s in range(4)])
+results = study.map(run, [{{"seed": s}} for s in range(4)], threads=int(os.environ.get("THREADS", 1)))
 print(json.dumps([r.tolist() for r in results]))
 """
 
@@ -131,10 +131,25 @@ def test_a_failing_run_is_named_and_the_others_are_kept(root: Path, environment:
     assert len(list((root / ".build" / "cache").rglob("*.run"))) == 2
 
 
-def test_a_checkpoint_belongs_to_a_run(root: Path, environment: dict[str, str]) -> None:
-    (root / "script.py").write_text(FAILING.partition("def run")[0] + "study.checkpoint()\n")
+def test_another_number_of_threads_is_another_run(root: Path, environment: dict[str, str]) -> None:
+    path = script(root, pause=0)
+    for threads in ("1", "2", "1"):
+        assert call(path, environment, THREADS=threads).returncode == 0
+    assert [entry[-1] for entry in log(root)] == [1] * 4 + [2] * 4
+
+
+def test_a_run_cannot_name_its_own_checkpoint(root: Path, environment: dict[str, str]) -> None:
+    (root / "script.py").write_text(FAILING.replace('{"seed": s}', '{"seed": s, "checkpoint": "mine.pt"}'))
     assert (
-        "study.checkpoint() belongs inside a function given to study.map"
+        "study.map gives each run its own checkpoint: leave checkpoint='mine.pt' out"
+        in call(root / "script.py", environment).stderr
+    )
+
+
+def test_a_study_does_not_travel_into_a_run(root: Path, environment: dict[str, str]) -> None:
+    (root / "script.py").write_text(FAILING.replace("return seed", "return study.preset"))
+    assert (
+        "a study stays in its notebook: give a run what it needs as arguments"
         in call(root / "script.py", environment).stderr
     )
 
