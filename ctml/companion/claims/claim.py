@@ -6,7 +6,7 @@ Invariant: what is wrong with a file is said when it is read, long before a resu
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,16 @@ class Claim:
         where: table, figure, theorem or equation.
         kind: number, order, rate or identity.
         notebook: the notebook that decides it, by the name of its file.
-        accept: rule for "reproduced" over named samples; `value` stands for the paper's number.
+        accept: rule over named samples that decides for the claim; `value` stands for the paper's number.
         judged_at: quick or paper, the smallest preset at which samples may decide.
         source: seen (in the paper), derived (by us from it), unverified (quoted elsewhere), ours (not the paper's).
         trend: weaker rule for "same trend".
         value: the paper's number.
         measure: expression of the number to show beside the claim; otherwise the first sample's mean is shown.
+        unit: of what `measure` (or else the samples' mean) shows.
         data: data set without which the claim cannot be decided.
+        chosen_after: what had been seen before the rule or a setting behind it was chosen; none for a rule that was
+            written before any run.
     """
 
     id: str
@@ -56,7 +59,14 @@ class Claim:
     trend: str | None = None
     value: float | None = None
     measure: str | None = None
+    unit: str | None = None
     data: str | None = None
+    chosen_after: str | None = None
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether the statement is a paper's; what we derived or set ourselves can be checked, not reproduced."""
+        return self.source in ("seen", "unverified")
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -88,7 +98,7 @@ def claims_of(notebook: Notebook) -> dict[str, Claim]:
 def _read(entry: Mapping[str, Any], number: int, path: Path) -> Claim:
     name = f"{path}: claim {entry.get('id', f'number {number}')!r}"
     known = {field.name: field for field in fields(Claim)}
-    needed = [n for n in known if n not in ("trend", "value", "measure", "data")]
+    needed = [field.name for field in fields(Claim) if field.default is MISSING]
     if missing := [n for n in needed if n not in entry]:
         raise ClaimError(f"{name} lacks {', '.join(missing)}.")
     if unknown := sorted(set(entry) - set(known)):

@@ -34,6 +34,15 @@ def overlaps(low: float, high: float, other_low: float, other_high: float) -> bo
     return bool(low <= other_high and other_low <= high)
 
 
+def equivalent(sample: Any, margin: float) -> bool:
+    """Tell whether the mean lies within ±margin at the 5% level, by two one-sided t-tests (Schuirmann 1987).
+
+    Noise makes it harder to pass, unlike a test that finds no difference: the 90% interval must lie inside.
+    """
+    found = _interval(sample, 0.9)
+    return bool(-margin < found.low and found.high < margin)
+
+
 def slope(x: Any, y: Any) -> float:
     """Return the least-squares slope of y over x, which is the order of a method when both are logarithms."""
     x, y = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
@@ -53,7 +62,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": np.abs, "min": np.min, "max": np.max, "mean": np.mean, "median": np.median, "sum": np.sum,
     "all": np.all, "any": np.any, "len": np.size, "log": np.log, "log2": np.log2, "log10": np.log10,
     "sqrt": np.sqrt, "diff": np.diff, "first": lambda s: np.ravel(s)[0], "last": lambda s: np.ravel(s)[-1],
-    "ci_low": ci_low, "ci_high": ci_high, "overlaps": overlaps, "slope": slope,
+    "ci_low": ci_low, "ci_high": ci_high, "overlaps": overlaps, "equivalent": equivalent, "slope": slope,
 }  # fmt: skip
 
 _BINARY = {

@@ -1,6 +1,9 @@
 """The verdicts that samples earn.
 
-Invariant: a verdict is computed from samples by the claim's rule; nobody types one. NaN never reproduces anything.
+Invariant: a verdict is computed from samples by the claim's rule; nobody types one. NaN never decides for a claim.
+
+    a paper's statement    reproduced, same trend, not reproduced
+    ours or derived here   checked, failed                             (a derivation has no paper's run to reproduce)
 """
 
 from collections.abc import Mapping
@@ -8,12 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ctml.companion.claims.claim import Claim, ClaimError
 from ctml.companion.claims.rules import RuleError, evaluate
+from ctml.statistics import interval
 
 REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED = "reproduced", "same trend", "not reproduced", "not assessed"
-VERDICTS = (REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED)
+CHECKED, FAILED = "checked", "failed"
+VERDICTS = (REPRODUCED, SAME_TREND, NOT_REPRODUCED, CHECKED, FAILED, NOT_ASSESSED)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Verdict:
 
     def as_row(self) -> dict[str, Any]:
         """Return the verdict as one flat record, which is what `claims.json` holds."""
-        shown = ("id", "says", "where", "kind", "value", "accept", "trend", "judged_at", "source")
+        shown = ("id", "says", "where", "kind", "value", "accept", "trend", "judged_at", "source", "chosen_after")
         row = {name: value for name, value in asdict(self.claim).items() if name in shown}
         return {**row, "verdict": self.verdict, "measured": self.measured, "reason": self.reason}
 
@@ -58,27 +64,34 @@ def judge(claim: Claim, samples: Mapping[str, Any], *, unassessed: str = "") -> 
         return Verdict(claim, NOT_ASSESSED, "nothing", unassessed or "no samples were given")
     broken = [name for name, sample in arrays.items() if np.isnan(sample).any()]
     try:
-        reproduced = bool(np.all(evaluate(claim.accept, given)))
+        accepted = bool(np.all(evaluate(claim.accept, given)))
         trend = claim.trend is not None and bool(np.all(evaluate(claim.trend, given)))
         measured = _measured(claim, arrays, given)
     except RuleError as error:
         raise ClaimError(f"claim {claim.id!r}: {error}.") from None
     if unassessed:
         return Verdict(claim, NOT_ASSESSED, measured, unassessed)
+    reason = f"NaN in {', '.join(broken)}" if broken else ""
+    if not claim.of_the_paper:
+        weaker = "the weaker rule holds" if trend and not accepted else ""
+        return Verdict(claim, CHECKED if accepted and not broken else FAILED, measured, reason or weaker)
     if broken:
-        return Verdict(claim, NOT_REPRODUCED, measured, f"NaN in {', '.join(broken)}")
-    if reproduced:
+        return Verdict(claim, NOT_REPRODUCED, measured, reason)
+    if accepted:
         return Verdict(claim, REPRODUCED, measured)
     return Verdict(claim, SAME_TREND if trend else NOT_REPRODUCED, measured)
 
 
 def _measured(claim: Claim, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> str:
+    unit = f" {claim.unit}" if claim.unit else ""
     if claim.measure is not None:
-        return f"{float(np.mean(evaluate(claim.measure, given))):.4g}"
-    parts = []
-    for name, sample in arrays.items():
-        if sample.size == 1:
-            parts.append(f"{name} {sample.item():.4g}")
-        else:
-            parts.append(f"{name} {sample.mean():.4g} [{sample.min():.4g}, {sample.max():.4g}] n={sample.size}")
-    return "; ".join(parts)
+        return _mean(np.asarray(evaluate(claim.measure, given), float)) + unit
+    return "; ".join(f"{name} {_mean(sample)}{unit}" for name, sample in arrays.items())
+
+
+def _mean(sample: np.ndarray) -> str:
+    """Return a number, or the mean of several with its 95% interval, in words that stand alone in a table."""
+    if sample.size == 1:
+        return f"{sample.item():.4g}"
+    found = interval(torch.tensor(sample))
+    return f"{found.mean:.4g} ± {found.half_width:.2g} (mean of {found.n}, 95%)"

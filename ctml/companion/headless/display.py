@@ -74,6 +74,7 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
     colours = {
         "ok": "green",
         "reproduced": "green",
+        "checked": "green",
         "fresh": "cyan",
         "same trend": "yellow",
         "failed": "red",

@@ -74,23 +74,43 @@ def claims_table(results: list[Published]) -> str:
 
 
 def claims_overview(results: list[Published]) -> str:
-    """Return how many claims of each paper have which verdict, and the claims themselves folded away below it."""
+    """Return whose claims have which verdict, paper by paper, and the claims themselves folded away below it."""
     papers: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         papers.setdefault(result.notebook.paper or result.notebook.name, []).extend(result.claims)
     papers = {paper: claims for paper, claims in papers.items() if claims}
     if not papers:
         return "No claims yet."
-    counts = [
-        [f"`{paper}`", *(str(sum(c["verdict"] == verdict for c in claims)) for verdict in VERDICTS)]
-        for paper, claims in papers.items()
-    ]
-    parts = [_table(["", *VERDICTS], counts)]
+    every = [claim for claims in papers.values() for claim in claims]
+    counts = [_counts(f"`{paper}`", claims) for paper, claims in papers.items()]
+    parts = [_headline(every), _table(["", *VERDICTS], [*counts, _counts("**all**", every)])]
     for paper, claims in papers.items():
         rows = [[f"`{c['id']}`", c["says"], _origin(c), c["measured"], _verdict(c)] for c in claims]
         table = _table(["claim", "statement", "stated by", "measured here", "verdict"], rows)
         parts.append(f"<details><summary>{paper}: {len(claims)} claims</summary>\n\n{table}\n\n</details>")
     return "\n\n".join(parts)
+
+
+def _counts(name: str, claims: list[dict[str, Any]]) -> list[str]:
+    return [name, *(str(sum(c["verdict"] == verdict for c in claims)) for verdict in VERDICTS)]
+
+
+def _headline(claims: list[dict[str, Any]]) -> str:
+    """Say whose statements were judged and how: what a paper states apart from what was derived or aimed at here."""
+
+    def of(words: str, *sources: str) -> str:
+        chosen = [c for c in claims if c["source"] in sources]
+        kinds = [(v, sum(c["verdict"] == v for c in chosen)) for v in VERDICTS]
+        return f"{len(chosen)} {words} ({', '.join(f'{n} {verdict}' for verdict, n in kinds if n)})"
+
+    groups = (
+        ("are stated by the papers", "seen"),
+        ("are said of the papers by others", "unverified"),
+        ("are derived here from what the papers define", "derived"),
+        ("are aims of our own", "ours"),
+    )
+    present = {c["source"] for c in claims}
+    return f"Of {len(claims)} claims, {'; '.join(of(w, source) for w, source in groups if source in present)}."
 
 
 def cost_table(results: list[Published]) -> str:
@@ -187,7 +207,9 @@ def _origin(claim: dict[str, Any]) -> str:
 
 
 def _verdict(claim: dict[str, Any]) -> str:
-    return f"**{claim['verdict']}**" + (f" ({claim['reason']})" if claim["reason"] else "")
+    seen = f"rule chosen after {claim['chosen_after']}" if claim.get("chosen_after") else ""
+    remarks = "; ".join(filter(None, (claim["reason"], seen)))
+    return f"**{claim['verdict']}**" + (f" ({remarks})" if remarks else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -102,7 +102,8 @@ def _markdown(text: str) -> str:
 
 
 def _coloured(table: str) -> str:
-    for verdict, colour in (("reproduced", "good"), ("same trend", "fair"), ("not reproduced", "bad")):
+    colours = {"reproduced": "good", "checked": "good", "same trend": "fair", "not reproduced": "bad", "failed": "bad"}
+    for verdict, colour in colours.items():
         table = table.replace(f"<strong>{verdict}</strong>", f'<strong class="{colour}">{verdict}</strong>')
     return table
 

@@ -1,6 +1,7 @@
 """Rules read, calculate and refuse as they should; verdicts follow from samples alone."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,41 @@ def test_a_missing_sample_is_named() -> None:
 )
 def test_verdicts_follow_from_samples(error: Any, verdict: str) -> None:
     assert judge(CLAIM, {"error": error}).verdict == verdict
+
+
+@pytest.mark.parametrize("source", ["derived", "ours"])
+@pytest.mark.parametrize(
+    ("error", "verdict", "reason"),
+    [
+        ([0.01, 0.1], "checked", ""),
+        ([0.01, 0.02, 0.5], "failed", "the weaker rule holds"),
+        ([0.5, 0.6], "failed", ""),
+        ([0.01, math.nan], "failed", "NaN in error"),
+        ([], "not assessed", "no samples were given"),
+    ],
+)
+def test_what_is_not_the_papers_is_checked_and_never_reproduced(source, error, verdict, reason) -> None:
+    found = judge(replace(CLAIM, source=source), {"error": error})
+    assert (found.verdict, found.reason) == (verdict, reason)
+
+
+def test_the_measured_value_is_the_mean_with_its_interval_and_unit() -> None:
+    sample = np.array([0.97, 0.99, 0.98, 0.95])
+    half = stats.t.ppf(0.975, 3) * stats.sem(sample)
+    claim = replace(CLAIM, unit="points")
+    assert judge(claim, {"error": sample}).measured == f"error {sample.mean():.4g} ± {half:.2g} (mean of 4, 95%) points"
+    assert judge(replace(claim, measure="max(error)"), {"error": sample}).measured == "0.99 points"
+    assert judge(replace(CLAIM, measure="2 * error"), {"error": sample}).measured.startswith(
+        f"{2 * sample.mean():.4g} ±"
+    )
+
+
+def test_equivalence_is_harder_to_pass_the_noisier_the_samples_are() -> None:
+    quiet, noisy = np.array([0.1, -0.2, 0.05, 0.0, 0.1]), 20 * np.array([0.1, -0.2, 0.05, 0.0, 0.1])
+    below, above = (stats.ttest_1samp(quiet, m, alternative=a).pvalue for m, a in ((-1, "greater"), (1, "less")))
+    assert max(below, above) < 0.05 and evaluate("equivalent(x, 1)", {"x": quiet})
+    below, above = (stats.ttest_1samp(noisy, m, alternative=a).pvalue for m, a in ((-1, "greater"), (1, "less")))
+    assert max(below, above) > 0.05 and not evaluate("equivalent(x, 1)", {"x": noisy})
 
 
 def test_nan_does_not_slip_through_a_rule_that_is_true_of_it() -> None:

@@ -27,7 +27,7 @@ def test_a_notebook_is_run_published_and_not_run_again(ctml: Call, root: Path) -
     first = ctml("reproduce")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "demo/01_line: runs (never run on this machine)" in first.stdout
-    assert "demo-f1" in first.stdout and "reproduced" in first.stdout
+    assert "demo-f1" in first.stdout and "checked" in first.stdout
     folder = root / "results" / "quick" / "demo" / "01_line"
     published = files(folder)
     assert set(published) == {

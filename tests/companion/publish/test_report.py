@@ -39,7 +39,8 @@ def test_the_page_names_files_claims_and_cost(project: Project) -> None:
 def test_the_readme_counts_verdicts_and_folds_the_claims(project: Project) -> None:
     (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
     page = readme_page(project)
-    assert "| `demo` | 0 | 1 | 0 | 0 |" in page
+    assert "| `demo` | 0 | 1 | 0 | 0 | 0 | 0 |" in page and "| **all** | 0 | 1 | 0 | 0 | 0 | 0 |" in page
+    assert "Of 1 claims, 1 are stated by the papers (1 same trend)." in page
     assert "<details><summary>demo: 1 claims</summary>" in page
 
 
@@ -52,6 +53,13 @@ def test_what_is_not_the_papers_is_not_given_as_the_papers(project: Project, sou
     path.write_text(json.dumps([{**claims[0], "source": source}]))
     page = results_page(project)
     assert words in page and "the paper, Figure 1" not in page
+
+
+def test_a_rule_that_was_chosen_afterwards_says_so(project: Project) -> None:
+    path = project.results / "quick" / "demo" / "01_line" / "claims.json"
+    claims = json.loads(path.read_text())
+    path.write_text(json.dumps([{**claims[0], "chosen_after": "a pilot of two seeds"}]))
+    assert "**same trend** (rule chosen after a pilot of two seeds)" in results_page(project)
 
 
 def test_only_what_stands_between_markers_changes(project: Project) -> None:
