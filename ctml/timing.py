@@ -1,5 +1,6 @@
-"""Wall time of several pieces of work that take turns, so that a machine that is busy for a while slows all of them."""
+"""Time of several pieces of work that take turns, so that a machine that is busy for a while slows all of them."""
 
+import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
@@ -10,7 +11,10 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def in_turns(
-    works: Mapping[Name, Callable[[], object]], turns: int, device: torch.device | str = "cpu"
+    works: Mapping[Name, Callable[[], object]],
+    turns: int,
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
     """Return the seconds of each work at each turn, after one turn that is not counted.
 
@@ -18,6 +22,7 @@ def in_turns(
         works: what to time, by name.
         turns: how often; compare the least of them (what others took from the machine only ever adds).
         device: where the work runs; an accelerator is waited for.
+        clock: `time.process_time` counts this process alone, which neighbours disturb least (no accelerator).
 
     Raises:
         ValueError: if there is no turn.
@@ -30,10 +35,17 @@ def in_turns(
         for name, work in works.items():
             if on_gpu:
                 torch.cuda.synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             work()
             if on_gpu:
                 torch.cuda.synchronize(device)
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
+
+
+def median_seconds(work: Callable[[], object], turns: int, device: torch.device | str = "cpu") -> float:
+    """Return the median time of one work: of this process alone, or on an accelerator the wall's."""
+    on_gpu = torch.device(device).type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    return statistics.median(in_turns({"work": work}, turns, device, clock)["work"])

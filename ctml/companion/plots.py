@@ -1,11 +1,11 @@
-"""What several notebooks draw: a curve with its band, an interval per method.
+"""What several notebooks draw: a curve with its band, an interval per method, lines of a tidy table, powers of a step.
 
 Invariants:
     * The last axis of samples is what the spread is over (seeds or tasks); the caption says which.
     * An interval is Student's 95% interval of the mean, as in the rules of claims; one sample has none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from ctml.statistics import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from pandas import DataFrame
+    from torch import Tensor
 
 BANDS = ("interval", "range")
 MIDDLES = {"mean": np.mean, "median": np.median}
@@ -85,6 +87,72 @@ def interval_per_method(
     if at is None:
         ticks = ax.set_yticks if horizontal else ax.set_xticks
         ticks(list(places.values()), [style.method(name).label for name in samples])
+
+
+def lines(
+    ax: "Axes",
+    table: "DataFrame",
+    x: str,
+    y: str,
+    by: str | list[str],
+    looks: Mapping[Any, Mapping[str, Any]],
+    **line: Any,
+) -> None:
+    """Draw one line of a tidy table for each of `looks`: y against x where the column `by` has that name.
+
+    Args:
+        ax, table: where to draw, and what; rows are drawn in their order.
+        x, y: columns.
+        by: the column that tells the lines apart, or several; the keys of `looks` are then tuples.
+        looks: name to keywords of `Axes.plot`, such as `style.method(name).line()`.
+        line: keywords that all lines share.
+
+    Raises:
+        KeyError: for a name that the table does not have.
+    """
+    groups = table.groupby(by, sort=False)
+    for name, look in looks.items():
+        rows = groups.get_group(name)
+        ax.plot(rows[x], rows[y], **line, **look)
+
+
+def powers(ax: "Axes", heights: Mapping[int, float]) -> None:
+    """Draw grey guides y = C x^p behind what is drawn, named by p, on logarithmic axes.
+
+    Args:
+        ax: with its lines; the guides run over their range of x.
+        heights: order p to the guide's height at the largest x.
+    """
+    ax.set(xscale="log", yscale="log")
+    low, high = ax.dataLim.intervalx
+    for order, height in heights.items():
+        end = (low, height * (low / high) ** order)
+        ax.plot([low, high], [end[1], height], color="0.75", lw=0.8, zorder=0)
+        ax.annotate(f"{order}", end, (-4, 0), textcoords="offset points", color="0.5", size=8, ha="right", va="center")
+    ax.set_xlim(left=0.7 * low)
+    ax.tick_params(axis="y", which="minor", left=False)  # over so many decades they say nothing
+
+
+def landscape(
+    ax: "Axes",
+    loss: Callable[["Tensor"], "Tensor"],
+    across: tuple[float, float],
+    up: tuple[float, float],
+    levels: int = 12,
+) -> None:
+    """Draw faint level lines of a function of points in the plane.
+
+    Args:
+        ax: where to draw.
+        loss: points `(n, n, 2)`, float64, to their heights `(n, n)`.
+        across, up: ends of the two axes.
+        levels: about how many lines.
+    """
+    import torch
+
+    x, y = (torch.linspace(*ends, 80, dtype=torch.float64) for ends in (across, up))
+    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    ax.contour(x, y, loss(points), levels, colors="0.85", linewidths=0.7)
 
 
 def _interval(samples: np.ndarray) -> tuple[list[float], list[float]]:

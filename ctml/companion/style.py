@@ -22,9 +22,10 @@ class Method:
     marker: str
     linestyle: Any = "-"
 
-    def line(self) -> dict[str, Any]:
-        """Return the keywords for `Axes.plot`."""
-        return {"label": self.label, "color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+    def line(self, **changes: Any) -> dict[str, Any]:
+        """Return the keywords for `Axes.plot`, with some of them changed, as in `line(label="MAML, tuned")`."""
+        own = {"label": self.label, "color": self.color, "marker": self.marker, "linestyle": self.linestyle}
+        return own | changes
 
 
 # Okabe and Ito's colours for the methods that are compared most, Tol's muted ones for the rest. No more than about nine

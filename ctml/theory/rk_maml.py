@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ctml.checks import at_least, positive
 from ctml.flows.maml_field import Field, gradients, hessian_vector_products, joint_field, learner_field
 from ctml.flows.maml_flow import flow
-from ctml.flows.tableaus import Tableau
+from ctml.flows.tableaus import Tableau, rk2
 from ctml.learners.rk_maml import RKMAML
 from ctml.tasks.analytic import TaskLosses, expand
 from ctml.tasks.quadratic import Quadratic
@@ -53,6 +53,21 @@ def descend(field: Field, w0: Float[Tensor, " d"], step: float, steps: int) -> F
     for _ in range(steps):
         w = w + step * field(w)
     return w
+
+
+def walk(
+    tasks: TaskLosses,
+    w0: Float[Tensor, " d"],
+    tableau: Tableau,
+    step: float,
+    steps: int,
+    *,
+    inner_lr: float | None = None,
+    order: str = "first",
+) -> Float[Tensor, " d"]:
+    """Take `steps` steps of size h = `step` along `RKMAML`'s direction; alpha is q_21 h unless `inner_lr` says it."""
+    tied = {"step": step} if inner_lr is None else {"inner_lr": inner_lr}
+    return descend(direction(tasks, w0, tableau=tableau, order=order, **tied), w0, step, steps)
 
 
 def errors(
@@ -95,6 +110,23 @@ def halving_slopes(errors: Float[Tensor, " n"]) -> Float[Tensor, " n-1"]:
     return (errors[:-1] / errors[1:]).log2()
 
 
+def convergence(
+    tasks: TaskLosses, w0: Float[Tensor, " d"], horizon: float, finest: int, tableau: Tableau, **options
+) -> list[dict[str, float]]:
+    """Return h, |w_n - w(T)| and the order seen while the step halves from T/4 to T/finest, one row a step.
+
+    Args:
+        tasks, w0, horizon, tableau, options: as in `errors`.
+        finest: most steps, at least 4; powers of 2 count.
+    """
+    at_least("finest", finest, 4)
+    numbers = [2**k for k in range(2, int(finest).bit_length())]
+    found = errors(tasks, w0, horizon, numbers, tableau, **options)
+    orders = [float("nan"), *halving_slopes(found).tolist()]  # each stands in the row of the smaller step
+    rows = zip(numbers, found, orders, strict=True)
+    return [{"h": horizon / n, "error": float(error), "slope": slope} for n, error, slope in rows]
+
+
 def task_gradient_variance(losses: TaskLosses, w: Float[Tensor, " d"]) -> Float[Tensor, ""]:
     """Return tr Cov_i(grad L_i(w)) = E|g|^2 - |E g|^2, differentiable in w: how far the tasks disagree."""
     points = expand(w, losses.n_tasks)
@@ -121,6 +153,13 @@ def modified_field(losses: TaskLosses, step: float) -> Field:
     return field
 
 
+def flows(
+    losses: TaskLosses, w0: Float[Tensor, " d"], times: Float[Tensor, " t"], step: float
+) -> tuple[Float[Tensor, "t d"], Float[Tensor, "t d"]]:
+    """Return the paths from w0 of the flow of the mean loss and of that of `modified_loss`."""
+    return flow(joint_field(losses), w0, times), flow(modified_field(losses, step), w0, times)
+
+
 def local_error(
     slope: Float[Tensor, ""], curvature: Float[Tensor, ""], third: Float[Tensor, ""], q: float, step: float
 ) -> Float[Tensor, ""]:
@@ -136,6 +175,16 @@ def local_error(
     return -(step**3) * (curvature**2 * slope / 6 + (1 / 6 - q / 4) * third * slope**2)
 
 
+def error_on_cosh(w: Float[Tensor, ""], q: Float[Tensor, " n"], step: float) -> Float[Tensor, " n"]:
+    """Return w(h) - w_1 on L = cosh for the members a2 = 1/(2q), whose flow is known: tanh(w(t)/2) = e^-t tanh(w/2).
+
+    `local_error` is its leading term.
+    """
+    exact = 2 * torch.atanh(torch.tanh(w / 2) * torch.exp(w.new_tensor(-step)))
+    a2 = 1 / (2 * q)
+    return exact - (w - step * ((1 - a2) * torch.sinh(w) + a2 * torch.sinh(w - q * step * torch.sinh(w))))
+
+
 def expanded_direction(
     losses: TaskLosses, w: Float[Tensor, " d"], a2_alpha: float, order: str = "first"
 ) -> Float[Tensor, " d"]:
@@ -147,6 +196,17 @@ def expanded_direction(
     g = gradients(losses.query, points)
     _, hg = hessian_vector_products(losses.query, points, g)
     return (g - (2 if order == "second" else 1) * a2_alpha * hg).mean(-2)
+
+
+def remainder(
+    tasks: TaskLosses, w: Float[Tensor, " d"], a2: float, products: Float[Tensor, " n"], order: str = "first"
+) -> Float[Tensor, " n"]:
+    """Return |d - `expanded_direction`| for each a2 alpha of `products`: it falls like alpha^2 (R6)."""
+    found = []
+    for product in products.tolist():
+        d = -direction(tasks, w, tableau=rk2(Fraction(a2)), inner_lr=product / a2, order=order)(w)
+        found.append((d - expanded_direction(tasks, w, product, order)).norm())
+    return torch.stack(found)
 
 
 def amplification(tableau: Tableau, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

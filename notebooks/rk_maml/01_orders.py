@@ -36,17 +36,16 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 import ctml
-from ctml.companion import Study, choose, style
-from ctml.flows.maml_field import joint_field
-from ctml.flows.maml_flow import flow
+from ctml.companion import Study, choose, plots, style
 from ctml.flows.tableaus import CHAPRA_RALSTON, EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, rk2
 from ctml.learners.rk_maml import chain
 from ctml.tasks import LogisticRidge, Quadratic
@@ -72,17 +71,18 @@ finest: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    tasks: int
-    dim: int
-    horizon: float
-    finest: int
-    modified_finest: int
+    tasks: int = 4  # ours: where a step averages over tasks
+    dim: int = 3  # ours
+    horizon: float = 4.0  # ours
+    finest: int = 512  # ours: steps to the horizon, a power of 2
+    modified_finest: int = 256  # ours: the same for the modified loss, whose flow is another for every step
 
 
+PAPER = Config()
 PRESETS = {
-    "smoke": Config(2, 3, 4.0, 16, 16),
-    "quick": Config(4, 3, 4.0, 128, 64),
-    "paper": Config(4, 3, 4.0, 512, 256),
+    "paper": PAPER,
+    "quick": replace(PAPER, finest=128, modified_finest=64),
+    "smoke": replace(PAPER, tasks=2, finest=16, modified_finest=16),
 }
 config = choose(PRESETS, PRESET, tasks=tasks, dim=dim, horizon=horizon, finest=finest)
 study = Study("rk_maml", "01_orders", PRESET, asdict(config))
@@ -115,9 +115,10 @@ config
 # FO-MAML's update, by the learner that the other notebooks train, against the midpoint rule written out.
 
 # %%
-one = LogisticRidge.draw(1, ctml.generator(1, "one task"), dim=config.dim, examples=8, ridge=0.05)
+draw = partial(LogisticRidge.draw, dim=config.dim, examples=8, ridge=0.05)
+one = draw(1, ctml.generator(1, "one task"))
 w0 = torch.linspace(2, -1.5, config.dim, dtype=torch.float64)
-beta = 0.3
+beta, float64 = 0.3, partial(torch.tensor, dtype=torch.float64)
 
 
 def gradient(w):
@@ -126,9 +127,9 @@ def gradient(w):
 
 maml = ctml.MAML(theory.Point(w0), lambda w, _: one.query(w), inner_lr=beta / 2, order="first")
 maml.meta_gradient(theory.as_batch(one))
-fo_maml = w0 - beta * maml.model.w.grad
+learned = w0 - beta * maml.model.w.grad
 midpoint = w0 - beta * gradient(w0 - beta / 2 * gradient(w0))
-difference = (fo_maml - midpoint).abs()
+difference = (learned - midpoint).abs()
 print(f"FO-MAML at α = β/2 against the midpoint rule: largest difference {float(difference.max()):.1e}")
 
 # %% [markdown]
@@ -138,108 +139,68 @@ print(f"FO-MAML at α = β/2 against the midpoint rule: largest difference {floa
 # tasks. The distance after time `horizon` to the flow, solved by an adaptive Dormand-Prince method to $10^{-12}$, is the error.
 
 # %%
-many = LogisticRidge.draw(config.tasks, ctml.generator(1, "tasks"), dim=config.dim, examples=8, ridge=0.05, spread=2.0)
+several = draw(config.tasks, ctml.generator(1, "tasks"), spread=2.0)
 FAMILY = {"rk2_half": HEUN, "rk2_two_thirds": CHAPRA_RALSTON, "rk2_three_quarters": RALSTON, "fo_maml": MIDPOINT}
+SCHEMES = {"euler": EULER, **FAMILY, "rk3": KUTTA3, "rk4": RK4}
+ENDS = {name: FAMILY[name] for name in ("rk2_half", "fo_maml")}
 
 
-def curve(label: str, kind: str, tableau, finest=config.finest, **options) -> list[dict]:
+def curve(label: str, kind: str, tableau, many=False, finest=config.finest, **options) -> list[dict]:
     """Errors while the step halves, as tidy rows; the slope stands in the row of the smaller step."""
-    numbers = [n for n in (4, 8, 16, 32, 64, 128, 256, 512) if n <= finest]
-    family = many if options.pop("many", False) else one
-    errors = theory.errors(family, w0, config.horizon, numbers, tableau, **options)
-    slopes = [float("nan"), *theory.halving_slopes(errors).tolist()]
-    return [
-        {"curve": label, "kind": kind, "tableau": tableau.name, "h": config.horizon / n, "error": float(e), "slope": s}
-        for n, e, s in zip(numbers, errors, slopes, strict=True)
-    ]
+    rows = theory.convergence(several if many else one, w0, config.horizon, finest, tableau, **options)
+    return [{"curve": label, "kind": kind, "tableau": tableau.name, **row} for row in rows]
 
 
-CURVES = [
-    {"label": "euler", "kind": "one task", "tableau": EULER},
-    *({"label": name, "kind": "one task", "tableau": t} for name, t in FAMILY.items()),
-    {"label": "rk3", "kind": "one task", "tableau": KUTTA3},
-    {"label": "rk4", "kind": "one task", "tableau": RK4},
-    *(
-        {"label": f"a2 = {a2}", "kind": "wrong q", "tableau": rk2(a2), "rate": float(1 / a2)}
-        for a2 in (Fraction(1, 2), Fraction(3, 4), Fraction(1))
-    ),
-    {"label": "half", "kind": "MAML", "tableau": MIDPOINT, "order": "second", "rate": 0.5},
-    {"label": "quarter", "kind": "MAML", "tableau": MIDPOINT, "order": "second", "rate": 0.25},
-    *({"label": f"K = {k}", "kind": "chain", "tableau": chain(k)} for k in (2, 3, 5)),
-    *({"label": f"K = {k}, α = h/2", "kind": "chain, other α", "tableau": chain(k), "rate": 0.5} for k in (2, 3, 5)),
-    *({"label": n, "kind": "own stages", "tableau": FAMILY[n], "many": True} for n in ("rk2_half", "fo_maml")),
-    *({"label": n, "kind": "mean-field stages", "tableau": FAMILY[n], "many": True, "stages": "mean"} for n in ("rk2_half", "fo_maml")),
-    *(
-        {"label": n, "kind": "modified loss", "tableau": FAMILY[n], "many": True, "modified": True, "finest": config.modified_finest}
-        for n in ("rk2_half", "fo_maml")
-    ),
-]  # fmt: skip
-table = pd.DataFrame([row for rows in study.map(curve, CURVES) for row in rows])
-study.table(table, "errors")
+against_modified = {"many": True, "modified": True, "finest": config.modified_finest}
+CURVES = {
+    "one task": {name: {"tableau": t} for name, t in SCHEMES.items()},
+    "wrong q": {f"a2 = {a2}": {"tableau": rk2(a2), "rate": float(1 / a2)} for a2 in map(Fraction, ("1/2", "3/4", "1"))},
+    "MAML": {n: {"tableau": MIDPOINT, "order": "second", "rate": r} for n, r in (("half", 0.5), ("quarter", 0.25))},
+    "chain": {f"K = {k}": {"tableau": chain(k)} for k in (2, 3, 5)},
+    "chain, other α": {f"K = {k}, α = h/2": {"tableau": chain(k), "rate": 0.5} for k in (2, 3, 5)},
+    "own stages": {name: {"tableau": t, "many": True} for name, t in ENDS.items()},
+    "mean-field stages": {name: {"tableau": t, "many": True, "stages": "mean"} for name, t in ENDS.items()},
+    "modified loss": {name: {"tableau": t, **against_modified} for name, t in ENDS.items()},
+}
+runs = [{"label": name, "kind": kind, **options} for kind, all in CURVES.items() for name, options in all.items()]
+table = study.table(pd.DataFrame([row for rows in study.map(curve, runs) for row in rows]), "errors")
 last = table.groupby(["kind", "curve"], sort=False).last().slope
 last.round(3).to_frame("order, seen at the last halving of the step")
 
 # %% [markdown]
 # ## 7 Figures
 
-
 # %%
-def draw(ax, kind: str, name: str, **line):
-    rows = table[(table.kind == kind) & (table.curve == name)]
-    ax.loglog(rows.h, rows.error, markersize=3.5, **line)
+fo_maml, maml_look, three_steps = (style.method(name) for name in ("fo_maml", "maml", "comln"))
+off = {"linestyle": ":", "alpha": 0.6}  # a plausible other rate
+LOOKS = {
+    ("one task", "fo_maml"): fo_maml.line(label="FO-MAML, α = β/2"),
+    ("wrong q", "a2 = 1"): fo_maml.line(label="FO-MAML, α = β", **off),
+    ("MAML", "half"): maml_look.line(label="MAML, α = β/2", **off),
+    ("MAML", "quarter"): maml_look.line(label="MAML, α = β/4"),
+    ("chain", "K = 3"): three_steps.line(label="3-step FO-MAML, α = β/6"),
+    ("chain, other α", "K = 3, α = h/2"): three_steps.line(label="3-step FO-MAML, α = β/2", **off),
+}
+drawn = partial(plots.lines, table=table, x="h", y="error", by=["kind", "curve"], markersize=3.5)
 
-
-def guide(ax, order: int, at: float):
-    h = torch.tensor([table.h.min(), table.h.max()], dtype=torch.float64)
-    ax.loglog(h, at * (h / h[-1]) ** order, color="0.75", lw=0.8, zorder=0)
-    end = (h[0], at * (h[0] / h[-1]) ** order)
-    ax.annotate(f"{order}", end, (-4, 0), textcoords="offset points", color="0.5", size=8, ha="right", va="center")
-    ax.set_xlim(left=0.7 * float(h[0]))
-
-
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
-for name in ("euler", *FAMILY, "rk3", "rk4"):
-    draw(left, "one task", name, **style.method(name).line())
-for order, at in ((1, 0.04), (2, 2e-3), (3, 1e-4), (4, 3e-6)):
-    guide(left, order, at)
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
+drawn(left, looks={("one task", name): style.method(name).line() for name in SCHEMES})
+drawn(right, looks=LOOKS)
+plots.powers(left, {1: 0.04, 2: 2e-3, 3: 1e-4, 4: 3e-6})
+plots.powers(right, {1: 0.5, 2: 0.02})
 left.set(xlabel="step h", ylabel=f"distance to the flow at time {config.horizon:g}", title="one task, α = h / (2 a₂)")
-draw(right, "one task", "fo_maml", **style.method("fo_maml").line() | {"label": "FO-MAML, α = β/2"})
-draw(
-    right,
-    "wrong q",
-    "a2 = 1",
-    **style.method("fo_maml").line() | {"label": "FO-MAML, α = β", "linestyle": ":", "alpha": 0.6},
-)
-draw(right, "MAML", "half", **style.method("maml").line() | {"label": "MAML, α = β/2", "linestyle": ":", "alpha": 0.6})
-draw(right, "MAML", "quarter", **style.method("maml").line() | {"label": "MAML, α = β/4"})
-draw(right, "chain", "K = 3", color=style.COLOURS["comln"], marker="P", label="3-step FO-MAML, α = β/6")
-draw(
-    right,
-    "chain, other α",
-    "K = 3, α = h/2",
-    color=style.COLOURS["comln"],
-    marker="P",
-    ls=":",
-    alpha=0.6,
-    label="3-step FO-MAML, α = β/2",
-)
-guide(right, 1, 0.5)
-guide(right, 2, 0.02)
-right.set(xlabel="outer rate β = h", title="what the inner rate has to be")
-left.set(ylim=(1e-14, 2))
-right.set(ylim=(1e-8, 2), ylabel="distance to the flow")
-right.tick_params(axis="y", which="minor", left=False)
+right.set(xlabel="outer rate β = h", ylabel="distance to the flow", title="what the inner rate has to be")
+left.set_ylim(1e-14, 2)
+right.set_ylim(1e-8, 2)
 for ax in (left, right):
     ax.legend(fontsize=7, ncols=2, loc="lower right")
-study.figure(
-    fig,
-    "orders",
+caption = (
     "Error of the outer steps as integrators of one task's gradient flow (float64, one logistic-regression task, one start), "
     "against the step; grey lines: powers 1 to 4 of h. Left: the RK2 family is second order for every a₂ (its four curves lie on one another), RK3 and RK4 are of "
     "order 3 and 4. Right: FO-MAML is second order at α = β/2 alone, exact MAML at β/4 alone, K steps at β/(2K) alone; dotted: a "
-    "plausible other α, order 1. The paper's figures were not seen; its abstract says that MAML is a second-order method.",
-    where="Abstract",
+    "plausible other α, order 1. The paper's figures were not seen; its abstract says that MAML is a second-order method."
 )
+study.figure(fig, "orders", caption, where="Abstract")
 
 # %% [markdown]
 # Over many tasks each task has its own stage point, and the mean of the moved gradients is not the moved mean gradient:
@@ -248,58 +209,34 @@ study.figure(
 # of order 2 for the flow of the modified loss $\bar L-\tfrac h4\operatorname{tr}\operatorname{Cov}_\tau(g_\tau)$, for every $a_2$ alike.
 
 # %%
-pair = Quadratic(
-    torch.tensor([[[3.0, 0.0], [0.0, 0.4]], [[0.5, 0.0], [0.0, 2.0]]], dtype=torch.float64),
-    torch.tensor([[-1.0, 0.6], [1.0, -0.6]], dtype=torch.float64),
-)
-h, start = 0.25, torch.tensor([0.3, 0.5], dtype=torch.float64)
-times = torch.linspace(0, 8, 81, dtype=torch.float64)
-joint, modified = (flow(field, start, times) for field in (joint_field(pair), theory.modified_field(pair, h)))
-field = theory.direction(pair, start, tableau=MIDPOINT, step=h, order="first")
-steps = torch.stack([start, *(theory.descend(field, start, h, n) for n in range(1, 33))])
+pair = Quadratic(float64([[3.0, 0.4], [0.5, 2.0]]).diag_embed(), float64([[-1.0, 0.6], [1.0, -0.6]]))
+h, start = 0.25, float64([0.3, 0.5])
+joint, modified = theory.flows(pair, start, torch.linspace(0, 8, 81, dtype=torch.float64), h)
+steps = torch.stack([start, *(theory.walk(pair, start, MIDPOINT, h, n) for n in range(1, 33))])
 
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
-for name in ("rk2_half", "fo_maml"):
-    line = style.method(name).line()
-    draw(left, "own stages", name, **line | {"label": f"{line['label']}, mean loss"})
-    draw(
-        left,
-        "mean-field stages",
-        name,
-        **line | {"label": f"{line['label']}, mean-field stages", "color": style.COLOURS["mean_stages"]},
-    )
-    draw(
-        left,
-        "modified loss",
-        name,
-        **line | {"label": f"{line['label']}, modified loss", "color": style.COLOURS["maml_flow"]},
-    )
-guide(left, 1, 0.5)
-guide(left, 2, 0.1)
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
+AGAINST = {"own stages": "mean loss", "mean-field stages": "mean-field stages", "modified loss": "modified loss"}
+COLOURS = {"mean-field stages": style.COLOURS["mean_stages"], "modified loss": style.COLOURS["maml_flow"]}
+for name, method in zip(ENDS, map(style.method, ENDS), strict=True):
+    for kind, what in AGAINST.items():
+        colour = COLOURS.get(kind, method.color)
+        drawn(left, looks={(kind, name): method.line(label=f"{method.label}, {what}", color=colour)})
+plots.powers(left, {1: 0.5, 2: 0.1})
 left.set(xlabel="step h", ylabel="distance to the flow", title=f"{config.tasks} tasks")
 left.set(ylim=(1e-9, 2))
 left.legend(fontsize=6, ncols=2, loc="lower right", handlelength=1.5, columnspacing=1)
-xs, ys = torch.meshgrid(
-    torch.linspace(-0.9, 0.5, 80, dtype=torch.float64),
-    torch.linspace(-0.55, 0.6, 80, dtype=torch.float64),
-    indexing="xy",
-)
-right.contour(xs, ys, pair.loss(torch.stack([xs, ys], -1)).mean(-1), 12, colors="0.85", linewidths=0.7)
-right.plot(*joint.T, **style.method("joint").line() | {"marker": "", "label": "flow of the mean loss"})
-right.plot(
-    *modified.T,
-    **style.method("maml_flow").line() | {"marker": "", "linestyle": "-", "label": "flow of the modified loss"},
-)
-right.plot(*steps.T, **style.method("fo_maml").line() | {"linestyle": "", "markersize": 3, "label": "FO-MAML's steps"})
+plots.landscape(right, lambda w: pair.loss(w).mean(-1), (-0.9, 0.5), (-0.55, 0.6))
+right.plot(*joint.T, **style.method("joint").line(marker="", label="flow of the mean loss"))
+right.plot(*modified.T, **style.method("maml_flow").line(marker="", linestyle="-", label="flow of the modified loss"))
+right.plot(*steps.T, **fo_maml.line(linestyle="", markersize=3, label="FO-MAML's steps"))
 right.set(xlabel="θ₁", ylabel="θ₂", title=f"two quadratic tasks, h = {h}")
 right.legend(fontsize=7, loc="upper left", frameon=True, edgecolor="none")
-study.figure(
-    fig,
-    "modified_loss",
+caption = (
     "What a step over several tasks follows. Left: error against the flow of the mean loss (own and mean-field stages) and "
     "against the flow of the modified loss (own stages), float64, one start. Right: contours of the mean loss of two quadratic tasks with the two flows to "
-    "time 8 and FO-MAML's steps: the steps end close to the minimum of the modified loss, away from that of the mean loss. Derived here; not in the paper's abstract.",
+    "time 8 and FO-MAML's steps: the steps end close to the minimum of the modified loss, away from that of the mean loss. Derived here; not in the paper's abstract."
 )
+study.figure(fig, "modified_loss", caption)
 
 # %% [markdown]
 # What tells the members apart is the third derivative. On the line, with $L=\cosh$ (its flow is known in closed form), the error
@@ -307,11 +244,10 @@ study.figure(
 # to act on: all members are one method, with the same stability bound $h\lambda<2$.
 
 # %%
-q = torch.tensor([1 / 2, 2 / 3, 3 / 4, 1.0, 1.5], dtype=torch.float64)
-w, tiny = torch.tensor(1.0, dtype=torch.float64), 2e-3
-exact = 2 * torch.atanh(torch.tanh(w / 2) * torch.exp(torch.tensor(-tiny, dtype=torch.float64)))
-moved = w - tiny * ((1 - 1 / (2 * q)) * torch.sinh(w) + 1 / (2 * q) * torch.sinh(w - q * tiny * torch.sinh(w)))
-seen = exact - moved
+members = {name: float(tableau.a[1][0]) for name, tableau in FAMILY.items()}
+q = float64(sorted({*members.values(), 1.5}))
+w, tiny = float64(1.0), 2e-3
+seen = theory.error_on_cosh(w, q, tiny)
 leading = theory.local_error(torch.sinh(w), torch.cosh(w), torch.sinh(w), q, tiny)
 third = (seen / -(tiny**3) - torch.cosh(w) ** 2 * torch.sinh(w) / 6) / torch.sinh(w) ** 3
 
@@ -319,35 +255,27 @@ same = Quadratic.draw(3, 5, ctml.generator(0, "quadratic"), shared_hessian=True)
 v = torch.ones(5, dtype=torch.float64)
 H, shift = same.hessian[0], v - same.centre.mean(0)
 expected = same.centre.mean(0) + shift - 0.2 * H @ shift + 0.02 * H @ H @ shift
-spread = [
-    (theory.descend(theory.direction(same, v, tableau=t, step=0.2, order="first"), v, 0.2, 1) - expected).abs().max()
-    for t in FAMILY.values()
-]
+spread = [(theory.walk(same, v, t, 0.2, 1) - expected).abs().max() for t in FAMILY.values()]
 
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 left.plot(q, 1 / 6 - q / 4, color="0.6", label="1/6 − q/4")
-for name, tableau in FAMILY.items():
-    at = float(tableau.a[1][0])
-    left.plot(at, third[(q - at).abs().argmin()], **style.method(name).line() | {"linestyle": ""})
+for name, at in members.items():
+    left.plot(at, third[q == at], **style.method(name).line(linestyle=""))
 left.set(xlabel="q = α/h = 1/(2 a₂)", ylabel="third-derivative coefficient", title="local error, L = cosh")
 left.axhline(0, color="0.8", lw=0.8)
 z = torch.linspace(0, 3.2, 200, dtype=torch.float64)
-for name, tableau in {"euler": EULER, **FAMILY, "rk3": KUTTA3, "rk4": RK4}.items():
-    line = style.method(name).line() | {"marker": ""}
-    if name in FAMILY and name != "fo_maml":
-        continue
-    line |= {"label": "RK2, every a₂"} if name == "fo_maml" else {}
-    right.plot(z, theory.amplification(tableau, z).abs(), **line)
+for name in ("euler", "fo_maml", "rk3", "rk4"):
+    label = {"fo_maml": "RK2, every a₂"}.get(name, style.method(name).label)
+    right.plot(z, theory.amplification(SCHEMES[name], z).abs(), **style.method(name).line(marker="", label=label))
 right.axhline(1, color="0.8", lw=0.8)
 right.set(xlabel="hλ", ylabel="|amplification|", title="one step on λθ²/2", ylim=(0, 2))
 for ax in (left, right):
     ax.legend(fontsize=7)
-study.figure(
-    fig,
-    "what_a2_changes",
+caption = (
     "What a₂ changes and what it does not. Left: coefficient of the third-derivative part of the local error, measured with h = "
-    f"{tiny} (markers) and derived (line). Right: amplification of one step on a parabola; the four members coincide. Derived here.",
+    f"{tiny} (markers) and derived (line). Right: amplification of one step on a parabola; the four members coincide. Derived here."
 )
+study.figure(fig, "what_a2_changes", caption)
 
 # %% [markdown]
 # Through the adaptation (V2) the fixed point on quadratic tasks moves from joint training's minimum to MAML's as $a_2$ goes
@@ -355,62 +283,39 @@ study.figure(
 # only the product $a_2\alpha$ enters: $d=\bar g-a_2\alpha\,\mathbb E[Hg]$ (V1), twice the second term in V2.
 
 # %%
-alpha = 0.12
+alpha, nowhere = 0.12, float64([0.0, 0.0])
 quadratics = Quadratic.draw(4, 2, ctml.generator(2, "optimum"), curvature=(0.5, 6.0))
 weights = [Fraction(k, 8) for k in range(1, 9)]
-
-
-def end_of_descent(a2: Fraction, order: str) -> list[float]:
-    start = torch.zeros(2, dtype=torch.float64)
-    field = theory.direction(quadratics, start, tableau=rk2(a2), inner_lr=alpha, order=order)
-    return theory.descend(field, start, 0.25, 300).tolist()
-
-
-ends = {o: torch.tensor([end_of_descent(a2, o) for a2 in weights], dtype=torch.float64) for o in ("first", "second")}
-paths = {o: torch.stack([theory.optimum(quadratics, float(a2), alpha, o) for a2 in weights]) for o in ends}
-rates = torch.tensor([0.04, 0.02, 0.01, 0.005], dtype=torch.float64)
-
-
-def remainder(order: str, a2: float, rate: float) -> float:
-    found = -theory.direction(many, w0, tableau=rk2(a2), inner_lr=rate / a2, order=order)(w0)
-    return float((found - theory.expanded_direction(many, w0, rate, order)).norm())
-
-
-remainders = {
-    (o, a2): torch.tensor([remainder(o, a2, float(r)) for r in rates]) for o in ("first", "second") for a2 in (0.5, 1.0)
-}
+rates = float64([0.04, 0.02, 0.01, 0.005])
+paths, ends, remainders = {}, {}, {}
+for order in ("first", "second"):
+    paths[order] = torch.stack([theory.optimum(quadratics, float(a2), alpha, order) for a2 in weights])
+    descended = [theory.walk(quadratics, nowhere, rk2(a2), 0.25, 300, inner_lr=alpha, order=order) for a2 in weights]
+    ends[order] = torch.stack(descended)
+    remainders |= {(order, a2): theory.remainder(several, w0, a2, rates, order) for a2 in (0.5, 1.0)}
 product_slopes = torch.cat([theory.halving_slopes(r)[-1:] for r in remainders.values()])
 
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 origin = theory.optimum(quadratics, 0.0, alpha)
 for order, name in (("first", "fo_maml"), ("second", "maml")):
-    line = style.method(name).line()
-    left.plot(
-        *torch.cat([origin[None], paths[order]]).T,
-        **line | {"marker": "", "label": f"V{1 + (order == 'second')}, closed form"},
-    )
-    left.plot(*ends[order].T, **line | {"linestyle": "", "label": f"end of descent (a₂ = 1: {line['label']})"})
-left.plot(*origin, **style.method("joint").line() | {"label": "joint training, a₂ = 0", "linestyle": ""})
+    method, version = style.method(name), f"V{1 + (order == 'second')}"
+    path = torch.cat([origin[None], paths[order]])
+    left.plot(*path.T, **method.line(marker="", label=f"{version}, closed form"))
+    left.plot(*ends[order].T, **method.line(linestyle="", label=f"end of descent (a₂ = 1: {method.label})"))
+    for a2, dash in ((1.0, "-"), (0.5, ":")):
+        right.loglog(rates, remainders[order, a2], **method.line(linestyle=dash, label=f"{version}, a₂ = {a2:g}"))
+left.plot(*origin, **style.method("joint").line(label="joint training, a₂ = 0", linestyle=""))
 left.set(xlabel="θ₁", ylabel="θ₂", title="fixed points on quadratic tasks")
-left.locator_params(axis="x", nbins=5)
-for (order, a2), values in remainders.items():
-    line = style.method({("first", 1.0): "fo_maml", ("second", 1.0): "maml"}.get((order, a2), "rk2_half")).line()
-    right.loglog(
-        rates,
-        values,
-        **line | {"label": f"V{1 + (order == 'second')}, a₂ = {a2:g}", "linestyle": "-" if a2 == 1 else ":"},
-    )
 right.set(xlabel="a₂ α", ylabel="|d − first-order expansion|", title="what a₂ and α do beyond a₂ α")
 right.set_xticks(rates, [f"{r:g}" for r in rates])
 right.minorticks_off()
 for ax in (left, right):
     ax.legend(fontsize=7)
-study.figure(
-    fig,
-    "fixed_points",
+caption = (
     "Left: fixed points of V1 and V2 for a₂ = 1/8 .. 1, closed form (lines) and end of gradient descent (markers), four quadratic tasks. "
-    "Right: what is left of the direction beyond its dependence on a₂ α falls like α². Derived here.",
+    "Right: what is left of the direction beyond its dependence on a₂ α falls like α². Derived here."
 )
+study.figure(fig, "fixed_points", caption)
 
 # %% [markdown]
 # ## 8 Claims
@@ -419,13 +324,8 @@ study.figure(
 study.claim("rk_maml-b1", difference=difference, slope=last["one task", "fo_maml"])
 
 # %%
-study.claim(
-    "rk_maml-b2",
-    rk2=[last["one task", name] for name in FAMILY],
-    euler=last["one task", "euler"],
-    rk3=last["one task", "rk3"],
-    rk4=last["one task", "rk4"],
-)
+others = {name: last["one task", name] for name in ("euler", "rk3", "rk4")}
+study.claim("rk_maml-b2", rk2=[last["one task", name] for name in FAMILY], **others)
 
 # %%
 study.claim("rk_maml-b3", slopes=last["wrong q"].to_numpy())
@@ -434,18 +334,14 @@ study.claim("rk_maml-b3", slopes=last["wrong q"].to_numpy())
 study.claim("rk_maml-b4", quarter=last["MAML", "quarter"], half=last["MAML", "half"])
 
 # %%
-study.claim("rk_maml-b5", relative=(seen / leading - 1).abs(), at_ralston=float(third[1]))
+study.claim("rk_maml-b5", relative=(seen / leading - 1).abs(), at_ralston=third[q == members["rk2_three_quarters"]])
 
 # %%
 study.claim("rk_maml-b6", spread=torch.stack(spread))
 
 # %%
-study.claim(
-    "rk_maml-b7",
-    own=last["own stages"].to_numpy(),
-    mean_field=last["mean-field stages"].to_numpy(),
-    modified=last["modified loss"].to_numpy(),
-)
+own, mean_field, changed = (last[kind].to_numpy() for kind in ("own stages", "mean-field stages", "modified loss"))
+study.claim("rk_maml-b7", own=own, mean_field=mean_field, modified=changed)
 
 # %%
 study.claim("rk_maml-b8", best=last["chain"].to_numpy(), other=last["chain, other α"].to_numpy())

@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -90,3 +91,38 @@ def test_without_places_the_ticks_name_the_methods(ax) -> None:
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["MAML", "Reptile"]
     dots = [line for line in ax.lines if line.get_alpha() == 0.35]
     assert [d.get_xydata().tolist() for d in dots] == [[[0, 1], [0, 2]], [[1, 3], [1, 4]]]
+
+
+def test_lines_are_the_rows_of_a_tidy_table(ax) -> None:
+    table = pd.DataFrame(
+        {"kind": list("aabbaa"), "who": list("xxxxyy"), "h": [1, 2, 1, 2, 1, 2], "error": [5, 6, 7, 8, 9, 10]}
+    )
+    looks = {("a", "y"): {"color": "C3"}, ("b", "x"): style.method("maml").line(label="tuned")}
+    plots.lines(ax, table, "h", "error", ["kind", "who"], looks, markersize=2)
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[9, 10], [7, 8]]
+    assert [line.get_markersize() for line in ax.lines] == [2, 2]
+    assert ax.lines[1].get_label() == "tuned"
+    assert ax.lines[1].get_color() == style.COLOURS["maml"]
+    plots.lines(ax, table, "h", "error", "kind", {"b": {}})
+    assert ax.lines[2].get_ydata().tolist() == [7, 8]
+    with pytest.raises(KeyError):
+        plots.lines(ax, table, "h", "error", "kind", {"c": {}})
+
+
+def test_powers_have_the_slopes_that_they_name(ax) -> None:
+    ax.plot([0.01, 0.1, 1.0], [1e-3, 1e-2, 1e-1])
+    plots.powers(ax, {1: 0.5, 4: 1e-3})
+    for line, order, height in zip(ax.lines[1:], (1, 4), (0.5, 1e-3), strict=True):
+        (x0, x1), (y0, y1) = line.get_data()
+        assert (x0, x1, y1) == pytest.approx((0.01, 1.0, height))
+        assert np.log(y1 / y0) / np.log(x1 / x0) == pytest.approx(order)
+    assert [text.get_text() for text in ax.texts] == ["1", "4"]
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+def test_a_landscape_has_the_level_lines_of_its_loss(ax) -> None:
+    plots.landscape(ax, lambda w: w[..., 0].square() + 4 * w[..., 1].square(), (-2.0, 2.0), (-1.0, 1.0))
+    (levels,) = ax.collections
+    for level, path in zip(levels.levels, levels.get_paths(), strict=True):
+        if len(path.vertices) and level > 0:
+            assert path.vertices[:, 0] ** 2 + 4 * path.vertices[:, 1] ** 2 == pytest.approx(level, rel=2e-2)

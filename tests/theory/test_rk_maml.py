@@ -1,9 +1,11 @@
 """R1-R7 in float64: orders against the flow itself, closed forms against the learner and against plain iteration."""
 
+import math
 from fractions import Fraction
 
 import pytest
 import torch
+from torchdiffeq import odeint
 
 from ctml.flows.maml_field import joint_field
 from ctml.flows.tableaus import CHAPRA_RALSTON, EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, THREE_EIGHTHS, rk2
@@ -142,3 +144,55 @@ def test_costs_are_those_counted_by_hand():
     assert theory.gradient_units(EULER, "first") == 1
     assert [theory.gradient_units(t, "first") for t in (MIDPOINT, HEUN, RK4)] == [2, 3, 7]
     assert [theory.gradient_units(t, "second") for t in (MIDPOINT, HEUN)] == [4, 5]
+
+
+def test_a_walk_is_the_scheme_written_out():
+    """Heun's method by hand, on one task; and with a rate of its own the second stage stands elsewhere."""
+    task, h = tasks(1), 0.3
+    gradient = torch.func.grad(lambda v: task.query(v[None]).sum())
+    for rate in (None, 0.7):
+        expected = W0
+        for _ in range(3):
+            k = gradient(expected)
+            expected = expected - h / 2 * (k + gradient(expected - (rate or h) * k))
+        torch.testing.assert_close(theory.walk(task, W0, HEUN, h, 3, inner_lr=rate), expected)
+
+
+def test_convergence_names_steps_errors_and_the_order_between_them():
+    rows = theory.convergence(tasks(1), W0, 4.0, 20, RK4)
+    assert [row["h"] for row in rows] == [1.0, 0.5, 0.25]
+    errors = theory.errors(tasks(1), W0, 4.0, (4, 8, 16), RK4)
+    assert [row["error"] for row in rows] == pytest.approx(errors.tolist())
+    assert math.isnan(rows[0]["slope"])
+    assert rows[2]["slope"] == pytest.approx(math.log2(errors[1] / errors[2]))
+    with pytest.raises(ValueError, match="finest=3"):
+        theory.convergence(tasks(1), W0, 4.0, 3, RK4)
+
+
+def test_the_error_on_cosh_is_that_of_the_flow_and_of_one_step():
+    w, h = torch.tensor(1.0, dtype=torch.float64), 0.3
+    q = torch.tensor([0.5, 1.0], dtype=torch.float64)  # midpoint and Heun
+    slope = lambda _, v: -torch.sinh(v)  # noqa: E731
+    exact = odeint(slope, w, torch.tensor([0.0, h], dtype=torch.float64), rtol=1e-12, atol=1e-13)[-1]
+    k = torch.sinh(w)
+    midpoint, heun = w - h * torch.sinh(w - h / 2 * k), w - h / 2 * (k + torch.sinh(w - h * k))
+    torch.testing.assert_close(theory.error_on_cosh(w, q, h), exact - torch.stack([midpoint, heun]))
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("a2", [0.5, 1.0])
+def test_what_is_beyond_a2_alpha_falls_like_its_square(a2, order):
+    rest = theory.remainder(tasks(3), W0, a2, torch.tensor([0.02, 0.01, 0.005]), order)
+    assert theory.halving_slopes(rest).tolist() == pytest.approx([2, 2], abs=0.1)
+
+
+def test_the_two_flows_end_at_the_minima_of_their_losses():
+    """With equal Hessians the modified loss only adds a constant; with others its minimum lies elsewhere."""
+    family = Quadratic.draw(3, 2, generator(0, "q"))
+    times, start = torch.tensor([0.0, 40.0], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    joint, modified = (path[-1] for path in theory.flows(family, start, times, 0.05))
+    torch.testing.assert_close(joint, theory.optimum(family, 0.0, 0.1), rtol=1e-5, atol=1e-6)
+    at = modified.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(theory.modified_loss(family, 0.05, at), at)
+    assert float(slope.norm()) < 1e-5
+    assert float((joint - modified).norm()) > 1e-2
