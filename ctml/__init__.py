@@ -16,15 +16,17 @@ from ctml.learners import (
     FOBMAML,
     IMAML,
     MAML,
+    RKMAML,
     BiMAML,
+    GradientLearner,
     Learner,
+    LostGraph,
     ProximalFOMAML,
     ProximalReptile,
     Reptile,
     Switch,
     stack,
 )
-from ctml.learners.rk_maml import RKMAML
 from ctml.losses import accuracy, cross_entropy, mse
 from ctml.rng import generator
 from ctml.statistics import interval
@@ -43,9 +45,11 @@ __all__ = [
     "BiMAML",
     "ClassPool",
     "Examples",
+    "GradientLearner",
     "History",
     "Learner",
     "Loss",
+    "LostGraph",
     "MetaTest",
     "NonFiniteMetaGradient",
     "Params",

@@ -32,11 +32,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs (tasks, n, ...) and targets (tasks, n, ...) to one loss per task (tasks,)."""
 
 
+def brief(t: Tensor) -> str:
+    """Say type and shape of a tensor instead of its numbers: "float32 (4, 10, 1)"."""
+    return f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}"
+
+
 class Examples(NamedTuple):
     """Inputs with their targets, for a batch of tasks at once."""
 
     x: Shaped[Tensor, "tasks n *features"]
     y: Shaped[Tensor, "tasks n *out"]
+
+    def __repr__(self) -> str:
+        return f"Examples(x={brief(self.x)}, y={brief(self.y)})"
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class TaskBatch:
         return [self.map(lambda t, part=slice(i, i + size): t[part]) for i in range(0, self.n_tasks, size)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassPool:
     """Examples grouped by class: what loaders return and the few-shot sampler draws from.
 
@@ -97,6 +105,9 @@ class ClassPool:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.counts)
+
+    def __repr__(self) -> str:
+        return f"ClassPool({self.source!r}: {self.n_classes} classes, {brief(self.examples)})"
 
     def to(self, device: torch.device | str) -> "ClassPool":
         """Move the examples to a device, where the sampler then draws whole meta-batches."""

@@ -97,6 +97,26 @@ def test_the_parts_of_the_companion_are_in_order(path: Path) -> None:
     assert {name.split(".")[0] for name in names} <= allowed, f"{own} may import only {', '.join(sorted(allowed))}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_no_private_names_of_others(path: Path) -> None:
+    """A leading underscore says that the next release may take it away; where it is used, a fallback stands beside."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    outside, private = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            outside |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith("ctml"):
+            private |= {a.name for a in node.names if a.name.startswith("_")}
+            private |= {part for part in node.module.split(".") if part.startswith("_") and part != "__future__"}
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            private |= {ast.unparse(node)} if isinstance(root, ast.Name) and root.id in outside else set()
+    private -= {"os._exit"}  # documented, whatever its name
+    assert not private, f"{path}: {', '.join(sorted(private))}"
+
+
 @pytest.mark.parametrize("package", ["ctml", "ctml.companion.claims"])
 def test_importing_pulls_in_nothing_heavy(package: str) -> None:
     heavy = ["matplotlib", "papermill", "pooch", "gymnasium", "pandas", "seaborn", "IPython", "PIL", "scipy"]

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 
 import ctml
 from ctml import learners
@@ -25,7 +26,7 @@ def test_every_learner_of_the_package_is_public():
     while more := {name for name, of in bases.items() if of & found} - found:
         found |= more
     made_by_hand = {name for name in found if not hasattr(ctml, name)}
-    assert made_by_hand <= {"ProximalLearner", "GradientLearner", "Stacked"}, "bases and what `stack` makes"
+    assert made_by_hand <= {"ProximalLearner", "Stacked"}, "a base and what `stack` makes"
     assert {"MAML", "BiMAML", "RKMAML", "COMLN", "FOBMAML", "IMAML", "ANIL", "Reptile"} <= found & set(ctml.__all__)
 
 
@@ -51,3 +52,13 @@ def test_setuptools_finds_the_version():
 def test_the_package_says_that_it_is_typed():
     assert resources.files("ctml").joinpath("py.typed").is_file()
     assert re.search(r'^"ctml" = \["py\.typed"\]$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+
+
+def test_tensors_are_shown_by_type_and_shape():
+    batch = ctml.tasks.Sinusoid(shots=3, queries=4).sample(2, ctml.generator(0, "t"))
+    assert repr(batch.support) == "Examples(x=float32 (2, 3, 1), y=float32 (2, 3, 1))"
+    assert repr(batch) == f"TaskBatch(support={batch.support}, query={batch.query})"
+    names = tuple(f"letter {i}" for i in range(300))
+    pool = ctml.ClassPool(torch.zeros(600, 1, 28, 28, dtype=torch.uint8), torch.full((300,), 2), names, "noise/train")
+    assert repr(pool) == "ClassPool('noise/train': 300 classes, uint8 (600, 1, 28, 28))"
+    assert repr(ctml.tasks.FewShot(pool, 5, 1, 1)) == f"FewShot(pool={pool}, ways=5, shots=1, queries=1)"

@@ -22,14 +22,6 @@ from ctml.learners.maml import MAML
 from ctml.types import Loss, Model, TaskBatch
 
 
-def gradient_units(order: str, inner_steps: int) -> int:
-    """Return the cost of a task's meta-gradient in gradients; a Hessian-vector product counts 2.
-
-    joint 1,   first order K + 1,   second order 3K + 1
-    """
-    return 1 + inner_steps if order == "first" else 1 + 3 * inner_steps
-
-
 @dataclass(frozen=True)
 class Switch:
     """When phase 1 ends: as soon as any of the rules holds.

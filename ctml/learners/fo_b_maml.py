@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ctml.checks import at_least, positive
 from ctml.inner_solvers import InnerSolver, Iteration
-from ctml.learners.proximal import Estimate, LossFunctions, Perturbed, ProximalLearner, TaskLosses
+from ctml.learners.proximal import Estimate, MiniBatches, Perturbed, ProximalLearner
+from ctml.tasks.analytic import Losses, TaskLosses
 from ctml.types import Examples, Loss, Model, TaskBatch
 
 ORDERS = {"forward": 1, "symmetric": 2}
@@ -170,12 +171,12 @@ class FOBMAML(ProximalLearner):
 
         fixed = draw() if self.common_random_numbers else None
 
-        def support(phi: Tensor, step: int = 0) -> Tensor:
+        def at_step(step: int) -> Losses:
             index = (draw() if fixed is None else fixed)[step].to(batch.support.x.device)
             part = Examples(batch.support.x[tasks, index], batch.support.y[tasks, index])
-            return self.loss_on(part)(phi)
+            return self.loss_on(part)
 
-        return LossFunctions(support, losses.query)
+        return MiniBatches(losses.support, losses.query, n_tasks, at_step)
 
 
 def refuse_lost_convexity(lam: float, nu: float, order: int, least: float, smoothness: float) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ctml.checks import at_least, positive
 from ctml.conjugate_gradients import conjugate_gradients
 from ctml.inner_solvers import InnerSolver
-from ctml.learners.proximal import Estimate, ProximalLearner, TaskLosses, gradient_of, solve_inner
+from ctml.learners.proximal import Estimate, ProximalLearner, gradient_of, solve_inner
+from ctml.tasks.analytic import TaskLosses
 from ctml.types import Loss, Model
 
 
@@ -32,7 +33,7 @@ def implicit_estimate(
     right = lam * gradient_of(losses.query, inner.phi)
     with torch.enable_grad():
         phi = inner.phi.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(losses.support(phi, 0).sum(), phi, create_graph=True)
+        (slope,) = torch.autograd.grad(losses.support(phi).sum(), phi, create_graph=True)
 
     products = 0
 

@@ -4,7 +4,7 @@
     F(theta) = mean_i f_i(phi_0i(theta)),   grad F_i = lam H_i^{-1} grad f_i(phi_0i),   H_i = hess f^_i(phi_0i) + lam I
 
 Tasks are two functions of one vector each, so the same estimators serve networks (a `Learner` flattens its parameters)
-and problems that have no examples (`ctml.theory.fo_b_maml`).
+and problems that have no examples (`ctml.tasks.analytic`).
 
 Invariants:
     * An estimate builds no graph through the inner solver: its memory does not depend on the number of inner steps.
@@ -14,40 +14,33 @@ Invariants:
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor, nn
 
 from ctml import trees
 from ctml.checks import positive
 from ctml.inner_solvers import InnerSolver, Iteration, Solution
 from ctml.learners.gradient_learner import GradientLearner
+from ctml.models.per_task import BATCH_NORMS
+from ctml.tasks.analytic import Losses, LossFunctions, TaskLosses
 from ctml.types import Examples, Loss, Model, Params, TaskBatch
 
-
-@runtime_checkable
-class TaskLosses(Protocol):
-    """A batch of tasks as two functions of their parameter vectors."""
-
-    def support(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
-        """Return f^(phi); `step` picks the mini-batch if there are any."""
-        ...
-
-    def query(self, phi: Float[Tensor, "tasks d"]) -> Float[Tensor, " tasks"]:
-        """Return f(phi)."""
-        ...
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
-class LossFunctions:
-    """Task losses made of two closures."""
+class MiniBatches(LossFunctions):
+    """Task losses whose support loss is that of another mini-batch at every inner step.
 
-    support: Callable[..., Tensor]
-    query: Callable[..., Tensor]
+    Args:
+        support, query, n_tasks: of all examples.
+        at_step: the support loss of one inner step.
+    """
+
+    at_step: Callable[[int], Losses]
 
 
 class Estimate(NamedTuple):
@@ -78,12 +71,12 @@ class Perturbed:
 
     def value(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
         """Return h_nu(phi)."""
-        value = self.losses.support(phi, step) + self.lam / 2 * (phi - self.theta).square().sum(1)
+        value = self._support(step)(phi) + self.lam / 2 * (phi - self.theta).square().sum(1)
         return value + self.nu * self.losses.query(phi) if self.nu else value
 
     def gradient(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, "tasks d"]:
         """Return nu grad f(phi) + grad f^(phi) + lam (phi - theta)."""
-        gradient = gradient_of(lambda p: self.losses.support(p, step), phi)
+        gradient = gradient_of(self._support(step), phi)
         # One loss after the other and in place: the two graphs need not live at once, and every copy of phi counts.
         if self.nu:
             gradient.add_(gradient_of(self.losses.query, phi), alpha=self.nu)
@@ -96,6 +89,9 @@ class Perturbed:
             kind = type(self.losses).__name__
             raise TypeError(f"losses={kind}: only quadratic tasks have a closed form; choose another solver")
         return solution(self.theta, self.lam, self.nu)
+
+    def _support(self, step: int) -> Losses:
+        return self.losses.at_step(step) if isinstance(self.losses, MiniBatches) else self.losses.support
 
 
 def gradient_of(value: Callable[[Tensor], Tensor], phi: Float[Tensor, "tasks d"]) -> Float[Tensor, "tasks d"]:
@@ -153,7 +149,9 @@ class ProximalLearner(GradientLearner):
     def adapt(self, support: Examples) -> Params:
         """Return phi_0, without a graph."""
         loss = self.loss_on(support)
-        unperturbed = LossFunctions(loss, query=loss)  # nu = 0: the query loss is never asked for
+        unperturbed = LossFunctions(
+            loss, query=loss, n_tasks=len(support.x)
+        )  # nu = 0: the query loss is never asked for
         return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, self.solver).phi)
 
     def with_inner_steps(self, inner_steps: int) -> "ProximalLearner":
@@ -183,18 +181,19 @@ class ProximalLearner(GradientLearner):
         """Cut vectors into the model's parameters, one set per task (views)."""
         return trees.unflatten(phi, self.shared())
 
-    def loss_on(self, examples: Examples, context: Tensor | None = None) -> Callable[..., Tensor]:
+    def loss_on(self, examples: Examples, context: Tensor | None = None) -> Losses:
         """Return phi -> loss of every task on its examples."""
-        return lambda phi, step=0: self.loss(self.outputs(self.as_params(phi), examples.x, context), examples.y)
+        return lambda phi: self.loss(self.outputs(self.as_params(phi), examples.x, context), examples.y)
 
     def task_losses(self, batch: TaskBatch) -> TaskLosses:
         """Return the support and query losses as functions of phi."""
-        return LossFunctions(self.loss_on(batch.support), self.loss_on(batch.query, context=batch.support.x))
+        query = self.loss_on(batch.query, context=batch.support.x)
+        return LossFunctions(self.loss_on(batch.support), query, batch.n_tasks)
 
     def refuse_noise(self) -> None:
         """Raise if the model draws random numbers or keeps statistics: a difference of solves would be its noise."""
         for name, part in self.model.named_modules():
-            if part.training and (isinstance(part, _BatchNorm) or (isinstance(part, _DropoutNd) and part.p > 0)):
+            if part.training and (isinstance(part, BATCH_NORMS) or (isinstance(part, DROPOUTS) and part.p > 0)):
                 raise ValueError(
                     f"model.{name} is an active {type(part).__name__}: the inner solves would see different functions; "
                     "call learner.eval() first, or use ctml.models.BatchNorm, which keeps no state"

@@ -3,8 +3,26 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+
+BATCH_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.LazyBatchNorm1d,
+    nn.LazyBatchNorm2d,
+    nn.LazyBatchNorm3d,
+)
+"""Torch's layers that normalise by the batch and keep statistics."""
+
+_INSTANCE_NORMS = (
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LazyInstanceNorm1d,
+    nn.LazyInstanceNorm2d,
+    nn.LazyInstanceNorm3d,
+)
 
 
 class PerTask(nn.Module):
@@ -23,7 +41,7 @@ class PerTask(nn.Module):
     def __init__(self, module: nn.Module):
         super().__init__()
         for name, part in module.named_modules():
-            if isinstance(part, _BatchNorm | _InstanceNorm):
+            if isinstance(part, BATCH_NORMS + _INSTANCE_NORMS):
                 raise ValueError(
                     f"module.{name} is a {type(part).__name__}, which has no exact second derivative per task: "
                     "use nn.GroupNorm or nn.LayerNorm, or build the model from ctml.models.Conv2d and BatchNorm"

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ctml.types import brief
+
 Losses = Callable[[Tensor], Tensor]
 """Maps each task's own point (*points, tasks, d) to its loss (*points, tasks)."""
 
@@ -65,7 +67,7 @@ class TaskTable:
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        rows = (f"{k}={tuple(v.shape) if isinstance(v, Tensor) else v}" for k, v in values.items())
+        rows = (f"{k}={brief(v) if isinstance(v, Tensor) else v}" for k, v in values.items())
         return f"{type(self).__name__}({', '.join(rows)})"
 
 

@@ -98,7 +98,7 @@ class Cosine(TaskTable):
         """Return the tasks themselves: they share no parameters (what `ctml.theory.anil` asks of its instances)."""
         return self
 
-    def support(self, phi: Float[Tensor, "*points tasks 1"], step: int = 0) -> Float[Tensor, "*points tasks"]:
+    def support(self, phi: Float[Tensor, "*points tasks 1"]) -> Float[Tensor, "*points tasks"]:
         """Return cos phi."""
         return phi.cos().sum(-1)
 

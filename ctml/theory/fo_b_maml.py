@@ -61,7 +61,7 @@ class QSuite(TaskTable):
         a, b = 2 * torch.randn(2, n_tasks, dim, **draws)
         return cls(A, a, matrices(n_tasks, 0.2, 3.0), b)
 
-    def support(self, phi: Float[Tensor, "*points tasks d"], step: int = 0) -> Float[Tensor, "*points tasks"]:
+    def support(self, phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
         """Return f^(phi)."""
         return quadratic(self.A, phi - self.a)
 
@@ -118,7 +118,7 @@ class GSuite(TaskTable):
         y, t = (_times(inputs, w) + 0.5 * torch.randn(n_tasks, n, **draws) for inputs in (x, z))
         return cls(0.5 + 1.5 * torch.rand(n_tasks, **draws), x, y, z, t)
 
-    def support(self, phi: Float[Tensor, "*points tasks d"], step: int = 0) -> Float[Tensor, "*points tasks"]:
+    def support(self, phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
         """Return f^(phi)."""
         return self.s * log_cosh(_times(self.x, phi) - self.y).mean(-1)
 

@@ -255,8 +255,9 @@ def chained_condition(inner_steps: int, rate: Fraction, weights: Sequence[Fracti
 def gradient_units(tableau: Tableau, order: str) -> int:
     """Return the cost of d per task in gradients: one per k_l and per query gradient, two more per k_l at second order.
 
-    A Hessian-vector product counts two gradients.
+    A Hessian-vector product counts two gradients, by differences too. MAML with K steps is `chain(K)`: K + 1 at first
+    order, 3K + 1 at second; joint training is EULER: 1.
     """
     slopes = tableau.stages - 1
     queries = sum(a != 0 for a in tableau.b)
-    return queries + slopes * (3 if order == "second" else 1)
+    return queries + slopes * (1 if order == "first" else 3)

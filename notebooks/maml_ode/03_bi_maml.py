@@ -47,10 +47,12 @@ import ctml
 from ctml.companion import Study, choose, style
 from ctml.flows.maml_field import first_order_field, hessian, joint_field, maml_field, maml_loss
 from ctml.flows.maml_flow import biphasic_flow, flow, flow_until, slows_to
-from ctml.learners.bi_maml import gradient_units
+from ctml.flows.tableaus import EULER
+from ctml.learners.rk_maml import chain
 from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic
 from ctml.theory.maml_ode import time_saved_per_efold
 from ctml.theory.maml_ode_instances import far_start
+from ctml.theory.rk_maml import gradient_units
 
 # %% tags=["parameters"]
 PRESET = "quick"  # smoke | quick | paper; the one dial
@@ -150,10 +152,10 @@ def compare(name: str, family: int, tuned: bool) -> list[dict]:
     beta = {key: 2 / float(e[0] + e[-1]) if tuned else equal for key, e in curvature.items()}
 
     def join_until(threshold: float) -> tuple:
-        return joint, beta["joint"], threshold, gradient_units("second", 0)
+        return joint, beta["joint"], threshold, gradient_units(EULER, "first")
 
-    adapt = (maml, beta["maml"], config.tolerance, gradient_units("second", 1))
-    first_order = (first, beta["maml"], config.tolerance, gradient_units("first", 1))
+    adapt = (maml, beta["maml"], config.tolerance, gradient_units(chain(1), "second"))
+    first_order = (first, beta["maml"], config.tolerance, gradient_units(chain(1), "first"))
     methods = {"maml": [adapt], "fo_maml": [first_order], "joint": [join_until(config.tolerance)]}
     for fraction in config.switches:
         methods[f"bi_maml {fraction:g}"] = [join_until(fraction * float(joint(w0).norm())), adapt]

@@ -7,10 +7,12 @@ import torch
 
 import ctml
 from ctml import trees
-from ctml.learners.bi_maml import BiMAML, Switch, gradient_units
+from ctml.learners.bi_maml import BiMAML, Switch
+from ctml.learners.rk_maml import chain
 from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
+from ctml.theory.rk_maml import gradient_units
 
 LR = 0.05
 
@@ -43,7 +45,7 @@ def test_it_is_joint_training_then_maml_with_one_optimiser(batches, order):
     joint, maml = ctml.MAML(model, ctml.mse, inner_lr=LR, inner_steps=0), ctml.MAML(model, ctml.mse, **options)
     torch.testing.assert_close(result, train([joint] * 2 + [maml] * 4, batches), rtol=1e-10, atol=1e-12)
     assert int(bi.joint_steps) == 2
-    assert int(bi.units) == 2 * 1 + 4 * gradient_units(order, 1)
+    assert int(bi.units) == 2 * 1 + 4 * gradient_units(chain(1), order)
 
 
 def test_phase_one_is_blind_to_the_support_set(batches):

@@ -57,8 +57,8 @@ def test_a_row_taken_is_a_task():
 
 
 def test_a_set_of_tasks_is_shown_by_its_shapes():
-    assert repr(PROBLEMS["Quadratic"][0]) == "Quadratic(hessian=(6, 4, 4), centre=(6, 4))"
-    assert repr(PROBLEMS["LogisticRidge"][0]) == "LogisticRidge(signed=(6, 40, 3), ridge=0.2)"
+    assert repr(PROBLEMS["Quadratic"][0]) == "Quadratic(hessian=float64 (6, 4, 4), centre=float64 (6, 4))"
+    assert repr(PROBLEMS["LogisticRidge"][0]) == "LogisticRidge(signed=float64 (6, 40, 3), ridge=0.2)"
 
 
 def test_quadratic_is_half_the_form():

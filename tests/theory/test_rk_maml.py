@@ -142,6 +142,8 @@ def test_optimum_without_adaptation_is_that_of_joint_training():
 
 def test_costs_are_those_counted_by_hand():
     assert theory.gradient_units(EULER, "first") == 1
+    assert [theory.gradient_units(chain(k), "first") for k in (1, 5)] == [2, 6]  # MAML, K + 1
+    assert [theory.gradient_units(chain(k), "second") for k in (1, 5)] == [4, 16]  # 3 K + 1
     assert [theory.gradient_units(t, "first") for t in (MIDPOINT, HEUN, RK4)] == [2, 3, 7]
     assert [theory.gradient_units(t, "second") for t in (MIDPOINT, HEUN)] == [4, 5]
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 ByClass = Float[Tensor, "*batch ways support"]
 
+FUSED = getattr(torch.ops.aten, "_softmax_backward_data", None)
+"""Torch's own derivative of softmax, one pass over memory; a private name, so a release may come without it."""
+
 
 @runtime_checkable
 class Link(Protocol):
@@ -38,9 +41,12 @@ class Softmax:
 
     def pull_back(self, cotangent: ByClass, predicted: ByClass, out: ByClass | None = None) -> ByClass:
         """Return p * (v - <p, v>)."""
+        if FUSED is None:
+            product = predicted * cotangent
+            return torch.sub(product, predicted * product.sum(-2, keepdim=True), out=out)
         if out is None:
-            return torch.ops.aten._softmax_backward_data(cotangent, predicted, -2, predicted.dtype)
-        return torch.ops.aten._softmax_backward_data.out(cotangent, predicted, -2, predicted.dtype, grad_input=out)
+            return FUSED(cotangent, predicted, -2, predicted.dtype)
+        return FUSED.out(cotangent, predicted, -2, predicted.dtype, grad_input=out)
 
 
 class Identity:
