@@ -18,6 +18,7 @@ LAYERS = [
         "trees",
         "rng",
         "checks",
+        "agreement",
         "settings",
         "checkpoint",
         "statistics",

@@ -7,6 +7,7 @@ from ctml.tasks.fixed_labels import FixedLabels
 from ctml.tasks.linear_regression import LinearRegression
 from ctml.tasks.logistic import Logistic
 from ctml.tasks.logistic_ridge import LogisticRidge
+from ctml.tasks.noise import Noise
 from ctml.tasks.one_dimensional import Cosine, CurvatureJump
 from ctml.tasks.quadratic import Quadratic
 from ctml.tasks.sinusoid import Sinusoid
@@ -21,6 +22,7 @@ __all__ = [
     "Logistic",
     "LogisticRidge",
     "LossFunctions",
+    "Noise",
     "Quadratic",
     "Sinusoid",
     "TaskLosses",

@@ -1,10 +1,13 @@
-"""Rates read off measured curves by least squares, with the standard error of the slope.
+"""Rates read off measured curves by least squares, with the standard error of the slope and R^2.
 
+line          y = C + s x        s = slope of y against x
 power law     y = C x^p          p = slope of log y against log x
 exponential   y = C e^(-r t)     r = -slope of log y against t
+
+`envelope` gives the largest y in each of equal bins of x; `steps_to_settle` when a curve stays below a threshold.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,14 +16,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rate:
-    """A fitted exponent, the standard error of the fit and the number of points behind it."""
+    """A fitted slope, its standard error, the number of points behind it and the share of variance it explains."""
 
     value: float
     standard_error: float
     n: int
+    r_squared: float
 
     def __str__(self) -> str:
         return f"{self.value:.4g} ± {self.standard_error:.1g}"
+
+
+def linear(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
+    """Fit y = C + s x and return s.
+
+    Raises:
+        ValueError: if there are fewer than three points, or all x are equal.
+    """
+    return _slope(torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64))
 
 
 def power(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
@@ -39,7 +52,30 @@ def exponential(t: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
         ValueError: if there are fewer than three points, or a y is not positive and finite.
     """
     slope = _slope(torch.as_tensor(t, dtype=torch.float64), _log("y", y))
-    return Rate(-slope.value, slope.standard_error, slope.n)
+    return replace(slope, value=-slope.value)
+
+
+def envelope(
+    x: Float[Tensor, " n"], y: Float[Tensor, " n"], bins: int
+) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
+    """Return the middles of equal bins of [0, max x] and the largest y in each.
+
+    Raises:
+        ValueError: if a bin is empty.
+    """
+    edges = torch.linspace(0, float(x.max()), bins + 1, dtype=x.dtype)
+    which = torch.bucketize(x, edges[1:-1])
+    if len(empty := set(range(bins)) - set(which.tolist())):
+        raise ValueError(f"bins={bins}: no x in bin {min(empty)}; take fewer bins or more points")
+    largest = torch.stack([y[which == b].max() for b in range(bins)])
+    return (edges[1:] + edges[:-1]) / 2, largest
+
+
+def steps_to_settle(curve: Float[Tensor, " points"], threshold: float) -> float:
+    """Return the first index from which on the curve stays at or below the threshold, NaN if its end is not."""
+    above = (~(curve <= threshold)).nonzero()  # NaN is not below
+    first = int(above.max()) + 1 if len(above) else 0
+    return first if first < len(curve) else float("nan")
 
 
 def _log(name: str, values: Tensor) -> Tensor:
@@ -61,4 +97,7 @@ def _slope(x: Tensor, y: Tensor) -> Rate:
         raise ValueError("all x are equal: a slope needs different ones")
     slope = (spread * y).sum() / variance
     residual = y - y.mean() - slope * spread
-    return Rate(float(slope), float((residual.square().sum() / (n - 2) / variance).sqrt()), n)
+    unexplained = residual.square().sum()
+    total = (y - y.mean()).square().sum()
+    r_squared = float(1 - unexplained / total) if total > 0 else 1.0
+    return Rate(float(slope), float((unexplained / (n - 2) / variance).sqrt()), n, r_squared)

@@ -39,14 +39,16 @@
 
 # %%
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 import ctml
+from ctml.agreement import central_differences, relative_error
 from ctml.companion import Study, choose, style
+from ctml.learners.vector import meta_gradient_vector
 from ctml.theory import anil as theory
 from ctml.theory import rates
 from ctml.theory.anil_instances import LogCoshTasks, QuadraticTasks, TwoBlocks
@@ -63,20 +65,25 @@ instances: int | None = None
 # %% [markdown]
 # ## 3 Configuration
 #
-# The instances are *ours*. Inner steps $N$ up to 15, so that a rate can be read off.
+# The instances are *ours*, and so is every number below. Inner steps $N$ up to 15, so that a rate can be read off.
 
 
 # %%
 @dataclass(frozen=True)
 class Config:
-    points: int  # where curvature and bounds are looked at
-    instances: int  # of the log-cosh tasks, for the bounds
-    outer_steps: int  # of gradient descent on the quadratic tasks
-    inner_steps: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 15)
+    points: int = 300  # where curvature and bounds are looked at
+    instances: int = 10  # of the log-cosh tasks, for the bounds
+    outer_steps: int = 300  # of gradient descent on the quadratic tasks
+    inner_steps: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 15)  # N
     mu: float = 0.5  # ridge of the log-cosh tasks
 
 
-PRESETS = {"smoke": Config(3, 1, 5), "quick": Config(40, 3, 300), "paper": Config(300, 10, 300)}
+PAPER = Config()
+PRESETS = {
+    "paper": PAPER,
+    "quick": replace(PAPER, points=40, instances=3),
+    "smoke": replace(PAPER, points=3, instances=1, outer_steps=5),
+}
 config = choose(PRESETS, PRESET, points=points, instances=instances)
 study = Study("anil", "01_strongly_convex", PRESET, asdict(config))
 STEPS = config.inner_steps
@@ -135,16 +142,15 @@ def errors(instance, steps, backward):
     """Return the relative errors of the meta-gradient: against torch.func, and along one direction by differences."""
     w, phi = draw_points(1)
     options = {"adapts": "w", "inner_lr": 0.5, "inner_steps": steps, "ridge": instance.ridge, "backward": backward}
-    learner = ctml.ANIL(TwoBlocks(w[0], phi[0]), instance.loss, **options)
-    learner.meta_gradient(instance.batch())
-    seen = torch.cat([p.grad for p in learner.parameters()])
+    seen = meta_gradient_vector(ctml.ANIL(TwoBlocks(w[0], phi[0]), instance.loss, **options), instance.batch())
     exact = torch.cat(theory.meta_gradient(instance, w, phi, 0.5, steps), 1)[0]
-    along, eps = seen / seen.norm(), 1e-5
-    ends = [
-        theory.meta_objective(instance, w[0] + e * along[:6], phi[0] + e * along[6:], 0.5, steps) for e in (eps, -eps)
-    ]
-    slope = float(ends[0] - ends[1]) / (2 * eps)
-    return {"autodiff": float((seen - exact).norm() / exact.norm()), "differences": abs(slope / float(seen.norm()) - 1)}
+    along = seen / seen.norm()
+    slope = central_differences(
+        lambda t: theory.meta_objective(instance, w[0] + t * along[:6], phi[0] + t * along[6:], 0.5, steps),
+        torch.zeros(1, dtype=torch.float64),
+        eps=1e-5,
+    )
+    return {"autodiff": relative_error(seen, exact), "differences": abs(float(slope / seen.norm()) - 1)}
 
 
 checks = pd.DataFrame(
@@ -224,20 +230,9 @@ study.figure(
 
 # %%
 slopes = {k: log_slope("log-cosh 0", k) for k in ("gradient_w", "ww", "w_phi")}
-study.table(
-    pd.DataFrame(
-        [
-            {
-                "tasks": "quadratic",
-                "quantity": "ww",
-                "slope": log_slope("quadratic", "ww"),
-                "law": 2 * math.log(q_quadratic),
-            }
-        ]
-        + [{"tasks": "log-cosh", "quantity": k, "slope": v, "law": math.log(q_log_cosh)} for k, v in slopes.items()]
-    ),
-    "slopes",
-).round(4)
+rows = [("quadratic", "ww", log_slope("quadratic", "ww"), 2 * math.log(q_quadratic))]
+rows += [("log-cosh", quantity, slope, math.log(q_log_cosh)) for quantity, slope in slopes.items()]
+study.table(pd.DataFrame(rows, columns=["tasks", "quantity", "slope", "law"]), "slopes").round(4)
 
 # %%
 study.claim(
@@ -288,13 +283,11 @@ axes[0].plot(descent.N, descent.gradient_w, "o-", color=style.COLOURS["maml"], l
 axes[0].plot(descent.N, descent.gradient_phi, "s-", color=style.COLOURS["reptile"], label=r"$|\partial_\phi F|^2$")
 axes[0].set(xlabel="inner steps $N$", ylabel=f"mean over {config.outer_steps} outer steps", yscale="log")
 for ratio, colour in ratios.items():
-    axes[1].plot(
-        grid, costs[ratio] / costs[ratio].min(), color=colour, label=f"$c_2/c_1={ratio}$: least at $N={best[ratio]}$"
-    )
+    label = f"$c_2/c_1={ratio}$: least at $N={best[ratio]}$"
+    axes[1].plot(grid, costs[ratio] / costs[ratio].min(), color=colour, label=label)
     axes[1].plot(best[ratio], 1, "o", color=colour)
-axes[1].set(
-    xlabel="inner steps $N$", ylabel="cost of the bound / least", yscale="log", ylim=(0.9, 20), yticks=[1, 2, 5, 10, 20]
-)
+axes[1].set(xlabel="inner steps $N$", ylabel="cost of the bound / least", yscale="log")
+axes[1].set(ylim=(0.9, 20), yticks=[1, 2, 5, 10, 20])
 axes[1].yaxis.set_major_formatter("{x:g}")
 for ax in axes:
     ax.legend()
@@ -336,9 +329,11 @@ direction = direction / direction.norm()
 
 def least_curvature(penalty, radius):
     """Return the smallest eigenvalue of the head's regularised inner Hessian at a distance from the origin."""
-    hessian = torch.func.hessian(
-        lambda head: torch.nn.functional.cross_entropy(features @ head.T, labels) + penalty(head)
-    )(radius * direction)
+
+    def inner_loss(head):
+        return torch.nn.functional.cross_entropy(features @ head.T, labels) + penalty(head)
+
+    hessian = torch.func.hessian(inner_loss)(radius * direction)
     return float(torch.linalg.eigvalsh(hessian.reshape(40, 40))[0])
 
 

@@ -38,11 +38,12 @@
 
 # %%
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from scipy.stats import kendalltau
 
 import ctml
 from ctml.companion import Study, choose, style
@@ -63,19 +64,24 @@ points: int | None = None
 # %% [markdown]
 # ## 3 Configuration
 #
-# The instances are *ours*, and so are the steps and the range of $N$.
+# The instances are *ours*, and so is every number below.
 
 
 # %%
 @dataclass(frozen=True)
 class Config:
-    points: int  # of the two-layer tasks' parameter space
-    starts: int  # of gradient descent on the cosine task
-    outer_limit: int  # and its longest run
-    inner_steps: tuple[int, ...] = (1, 2, 3, 5, 7, 10)
+    points: int = 1000  # of the two-layer tasks' parameter space
+    starts: int = 100  # of gradient descent on the cosine task
+    outer_limit: int = 5000  # and its longest run
+    inner_steps: tuple[int, ...] = (1, 2, 3, 5, 7, 10)  # N
 
 
-PRESETS = {"smoke": Config(3, 3, 30), "quick": Config(60, 20, 1000), "paper": Config(1000, 100, 5000)}
+PAPER = Config()
+PRESETS = {
+    "paper": PAPER,
+    "quick": replace(PAPER, points=60, starts=20, outer_limit=1000),
+    "smoke": replace(PAPER, points=3, starts=3, outer_limit=30),
+}
 config = choose(PRESETS, PRESET, starts=starts, points=points)
 study = Study("anil", "02_nonconvex", PRESET, asdict(config) | {"cosine_step": cosine_step})
 STEPS = config.inner_steps
@@ -202,20 +208,9 @@ study.figure(
     where="theory, nonconvex case",
 )
 
-
 # %%
-def kendall(values):
-    """Return Kendall's rank correlation with the order of the list."""
-    signs = [(b > a) - (b < a) for i, a in enumerate(values) for b in values[i + 1 :]]
-    return sum(signs) / len(signs)
-
-
-study.claim(
-    "anil-e08",
-    largest_step=outer.largest_step,
-    iterations=outer.iterations,
-    kendall=kendall(outer.iterations.tolist()),
-)
+rank_correlation = float(kendalltau(outer.N, outer.iterations).statistic)
+study.claim("anil-e08", largest_step=outer.largest_step, iterations=outer.iterations, kendall=rank_correlation)
 
 # %% [markdown]
 # ### A two-layer head: the worst point and the typical one

@@ -35,14 +35,15 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
 import ctml
-from ctml.companion import Study, choose, style
+from ctml.agreement import angle, central_differences, relative_error
+from ctml.companion import Study, choose, plots, style
 from ctml.inner_solvers import ClosedForm, GradientDescent
 from ctml.learners.fo_b_maml import largest_safe_nu, perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
@@ -71,14 +72,19 @@ dim: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    suites: int
-    tasks: int
-    dim: int
-    noise_draws: int
-    inner_steps: int = 20
+    suites: int = 20  # random sets of tasks
+    tasks: int = 8  # of a suite, M
+    dim: int = 10  # of theta, d
+    noise_draws: int = 64  # random inner errors of each length
+    inner_steps: int = 20  # K of the claim about errors that cancel
 
 
-PRESETS = {"smoke": Config(2, 3, 4, 2), "quick": Config(5, 8, 10, 16), "paper": Config(20, 8, 10, 64)}
+PAPER = Config()
+PRESETS = {
+    "paper": PAPER,
+    "quick": replace(PAPER, suites=5, noise_draws=16),
+    "smoke": replace(PAPER, suites=2, tasks=3, dim=4, noise_draws=2),
+}
 config = choose(PRESETS, PRESET, suites=suites, tasks=tasks, dim=dim)
 study = Study("fo_b_maml", "01_two_solves", PRESET, asdict(config) | {"seed": seed, "lam": lam})
 config
@@ -123,15 +129,10 @@ ORDERS = {"forward": 1, "symmetric": 2, "order 4": 4}
 COLOURS = dict(zip(ORDERS, (style.COLOURS["fo_b_maml_forward"], style.COLOURS["fo_b_maml"], "#332288"), strict=True))
 
 
-def relative(found, exact):
-    """Return |found - exact| / |exact|, tasks and coordinates as one vector."""
-    return float((found - exact).norm() / exact.norm())
-
-
 def finite_difference(suite, nu, order, solver=None):
     """Return the estimate of all tasks, from exact inner solutions unless told otherwise."""
-    solver = solver or ClosedForm()
-    return perturbed_estimate(suite, theta, suite.n_tasks, lam=lam, nu=nu, order=order, solver=solver).gradient
+    options = {"lam": lam, "nu": nu, "order": order, "solver": solver or ClosedForm()}
+    return perturbed_estimate(suite, theta, suite.n_tasks, **options).gradient
 
 
 # %% [markdown]
@@ -153,29 +154,23 @@ min(largest_safe_nu(2, lam + float(mu), float(L)) for mu, L in curvatures)
 # %%
 def along_the_path(suite):
     """Return -lam d phi_nu / d nu at 0 by autograd."""
-    nu = torch.zeros((), dtype=torch.float64)
-    return -lam * torch.func.jacfwd(lambda v: suite.perturbed_solution(theta, lam, v))(nu)
+    return -lam * torch.func.jacfwd(lambda nu: suite.perturbed_solution(theta, lam, nu))(torch.tensor(0.0).double())
 
 
-def difference_of_F(suite, eps=1e-4):
+def difference_of_F(suite):
     """Return the derivative of F_i along every coordinate of theta."""
-    columns = []
-    for e in torch.eye(config.dim, dtype=torch.float64):
-        ahead, behind = (suite.query(suite.perturbed_solution(theta + s * eps * e, lam, 0.0)) for s in (1, -1))
-        columns.append((ahead - behind) / (2 * eps))
-    return torch.stack(columns, dim=1)
+    return central_differences(lambda at: suite.query(suite.perturbed_solution(at, lam, 0.0)), theta)
 
 
+def conjugate_gradients(suite):
+    """Return iMAML's meta-gradient."""
+    return implicit_estimate(suite, theta, suite.n_tasks, lam=lam, solver=ClosedForm()).gradient
+
+
+roads = {"along the path": along_the_path, "difference of F": difference_of_F}
+roads["conjugate gradients"] = conjugate_gradients
 checks = pd.DataFrame(
-    {
-        "suite": i,
-        "along the path": relative(along_the_path(suite), suite.meta_gradient(theta, lam)),
-        "difference of F": relative(difference_of_F(suite), suite.meta_gradient(theta, lam)),
-        "conjugate gradients": relative(
-            implicit_estimate(suite, theta, suite.n_tasks, lam=lam, solver=ClosedForm()).gradient,
-            suite.meta_gradient(theta, lam),
-        ),
-    }
+    {"suite": i} | {name: relative_error(road(suite), suite.meta_gradient(theta, lam)) for name, road in roads.items()}
     for i, suite in enumerate(drawn)
 )
 study.table(checks, "checks")
@@ -192,21 +187,20 @@ study.table(checks, "checks")
 # The inner problems are solved exactly, so what is left is the truncation error of the finite difference.
 
 # %%
-RANGES = {"forward": (1e-4, 1e-2), "symmetric": (1e-4, 1e-2), "order 4": (1e-2, 1e-1)}
+RANGES = {"forward": (0.9e-4, 1.1e-2), "symmetric": (0.9e-4, 1.1e-2), "order 4": (0.9e-2, 1.1e-1)}
 rows = []
 for i, suite in enumerate(drawn):
     exact = suite.meta_gradient(theta, lam)
     for name, order in ORDERS.items():
         for nu in torch.logspace(-4, -1, 25, dtype=torch.float64).tolist():
-            error = relative(finite_difference(suite, nu, order), exact)
+            error = relative_error(finite_difference(suite, nu, order), exact)
             rows.append({"suite": i, "estimate": name, "nu": nu, "error": error})
 bias = study.table(pd.DataFrame(rows), "bias")
 
 
 def order_of(name, suite):
     """Return the slope of log error against log nu over the claim's range."""
-    low, high = RANGES[name]
-    rows = bias[(bias.estimate == name) & (bias.suite == suite) & bias.nu.between(0.999 * low, 1.001 * high)]
+    rows = bias[(bias.estimate == name) & (bias.suite == suite) & bias.nu.between(*RANGES[name])]
     return rates.power(torch.tensor(rows.nu.values), torch.tensor(rows.error.values)).value
 
 
@@ -216,9 +210,8 @@ study.table(pd.DataFrame(orders).rename_axis("suite").reset_index(), "orders")
 # %%
 fig, ax = plt.subplots(figsize=style.NARROW)
 for name in ORDERS:
-    spread = bias[bias.estimate == name].groupby("nu").error
-    ax.fill_between(spread.min().index, spread.min(), spread.max(), color=COLOURS[name], alpha=0.25, lw=0)
-    ax.plot(spread.median(), color=COLOURS[name], label=name)
+    by_nu = bias[bias.estimate == name].pivot(index="nu", columns="suite", values="error")
+    plots.curve(ax, by_nu.index, by_nu, middle="median", band="range", color=COLOURS[name], label=name)
 ax.set(xscale="log", yscale="log", xlabel=r"$\nu$", ylabel="relative error", ylim=(1e-14, 2))
 ax.legend(loc="lower right")
 study.figure(
@@ -244,16 +237,11 @@ def noisy_errors(suite, name, draws):
     """Return the mean relative error over noise draws for every (delta, nu)."""
     many = suite.take(torch.arange(suite.n_tasks).repeat(draws))
     exact = many.meta_gradient(theta, lam)
-    grid = [
-        [
-            relative(
-                finite_difference(many, float(nu), ORDERS[name], Inexact(ClosedForm(), float(delta), stream)), exact
-            )
-            for nu in nus
-        ]
-        for delta in deltas
-        for stream in [ctml.generator(seed, f"inner errors {float(delta):.0e}")]
-    ]
+    grid = []
+    for delta in deltas.tolist():
+        displaced = Inexact(ClosedForm(), delta, ctml.generator(seed, f"inner errors {delta:.0e}"))
+        found = (finite_difference(many, nu, ORDERS[name], displaced) for nu in nus.tolist())
+        grid.append([relative_error(estimate, exact) for estimate in found])
     return torch.tensor(grid, dtype=torch.float64)
 
 
@@ -263,37 +251,21 @@ study.table(pd.DataFrame(exponents).rename_axis("suite").reset_index(), "exponen
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
-for name, shade in (("forward", "--"), ("symmetric", "-")):
+for name, dashes, power, law in (("forward", "--", 1 / 2, "1/2"), ("symmetric", "-", 2 / 3, "2/3")):
+    look = {"linestyle": dashes, "color": COLOURS[name]}
     errors = torch.stack(noisy[name]).median(0).values
-    for k in (0, 3, 6):
-        label = name if k == 0 else None
-        left.plot(nus, errors[k], shade, color=COLOURS[name], alpha=(1.0, 0.7, 0.45)[k // 3], label=label)
-    best = torch.stack(noisy[name]).amin(2)
-    right.fill_between(deltas, best.amin(0), best.amax(0), color=COLOURS[name], alpha=0.25, lw=0)
-    right.plot(deltas, best.median(0).values, shade, color=COLOURS[name], marker="o", label=name)
-for power, place in ((0.5, "forward"), (2 / 3, "symmetric")):
-    anchor = float(torch.stack(noisy[place]).amin(2).median(0).values[0])
-    guide = 0.45 * anchor * (deltas / deltas[0]) ** power
+    for k, alpha in ((0, 1.0), (3, 0.7), (6, 0.45)):
+        left.plot(nus, errors[k], alpha=alpha, label=name if k == 0 else None, **look)
+    best = torch.stack(noisy[name]).amin(2).T
+    plots.curve(right, deltas, best, middle="median", band="range", marker="o", label=name, **look)
+    guide = 0.45 * best[0].median() * (deltas / deltas[0]) ** power
     right.plot(deltas, guide, ":", color="0.4", lw=1)
-    right.text(
-        float(deltas[-1]) * 1.5, float(guide[-1]), rf"$\delta^{{{'1/2' if power == 0.5 else '2/3'}}}$", va="center"
-    )
-left.set(
-    xscale="log",
-    yscale="log",
-    xlabel=r"$\nu$",
-    ylabel="relative error",
-    title=r"fixed $\delta=10^{-9},10^{-6},10^{-3}$",
-)
-right.set(
-    xscale="log",
-    yscale="log",
-    xlabel=r"inner error $\delta$",
-    ylabel="relative error",
-    title=r"best $\nu$ for each $\delta$",
-)
-left.legend(loc="upper right")
-right.legend(loc="upper left")
+    right.text(1.5 * float(deltas[-1]), float(guide[-1]), rf"$\delta^{{{law}}}$", va="center")
+left.set(xlabel=r"$\nu$", title=r"fixed $\delta=10^{-9},10^{-6},10^{-3}$")
+right.set(xlabel=r"inner error $\delta$", title=r"best $\nu$ for each $\delta$")
+for ax, corner in ((left, "upper right"), (right, "upper left")):
+    ax.set(xscale="log", yscale="log", ylabel="relative error")
+    ax.legend(loc=corner)
 study.figure(
     fig,
     "bias_in_delta",
@@ -338,25 +310,22 @@ def neumann(suite, steps, rate):
     return total
 
 
-def angle(x, y):
-    """Return the angle in degrees between two mean meta-gradients."""
-    return float(
-        torch.rad2deg(torch.acos(torch.nn.functional.cosine_similarity(x.mean(0), y.mean(0), dim=0).clamp(-1, 1)))
-    )
+def to_exact(estimate, suite):
+    """Return the angle in degrees of a mean meta-gradient to the exact one."""
+    return angle(estimate.mean(0), suite.meta_gradient(theta, lam).mean(0))
 
 
 lengths = [1, 2, 3, 5, 8, 12, 20, 30, 50]
 safe_rate = 1 / (5 + lam)  # 5 bounds the support spectra
 rows = []
 for i, suite in enumerate(drawn):
-    exact = suite.meta_gradient(theta, lam)
     first_order = fo_maml_estimate(suite, theta, suite.n_tasks, lam=lam, solver=ClosedForm()).gradient
-    rows.append({"suite": i, "K": 1, "rate": 1 / lam, "series": relative(warm(suite, 1, 1 / lam), first_order)})
+    rows.append({"suite": i, "K": 1, "rate": 1 / lam, "series": relative_error(warm(suite, 1, 1 / lam), first_order)})
     for K in lengths:
         found = warm(suite, K, safe_rate)
-        to_series = relative(found, neumann(suite, K, safe_rate))
-        rows.append({"suite": i, "K": K, "rate": safe_rate, "series": to_series, "angle": angle(found, exact)})
-    rows.append({"suite": i, "K": 0, "angle": angle(first_order, exact)})
+        errors = {"series": relative_error(found, neumann(suite, K, safe_rate)), "angle": to_exact(found, suite)}
+        rows.append({"suite": i, "K": K, "rate": safe_rate} | errors)
+    rows.append({"suite": i, "K": 0, "angle": to_exact(first_order, suite)})
 interpolation = study.table(pd.DataFrame(rows), "interpolation")
 
 # %% [markdown]
@@ -380,23 +349,17 @@ cancelling = study.table(pd.DataFrame(rows).drop_duplicates(["suite", "K"]), "ca
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
-curves = interpolation[interpolation.angle.notna() & (interpolation.K > 0)].groupby("K").angle
-green = style.COLOURS["fo_b_maml"]
-left.fill_between(curves.min().index, curves.min(), curves.max(), color=green, alpha=0.25, lw=0)
-left.plot(curves.median(), **style.method("fo_b_maml").line())
-left.axhline(
-    interpolation[interpolation.K == 0].angle.median(), label="FO-MAML", color=style.COLOURS["fo_maml"], ls="--"
-)
+spread, look = {"middle": "median", "band": "range"}, style.method("fo_b_maml").line()
+angles = interpolation.dropna(subset="angle").pivot(index="K", columns="suite", values="angle")
+plots.curve(left, angles.index[1:], angles.iloc[1:], **spread, **look)
+left.axhline(angles.loc[0].median(), label="FO-MAML", color=style.COLOURS["fo_maml"], ls="--")
 left.set(yscale="log", xlabel=r"inner steps $K$ from $\phi_0$", ylabel="angle to the exact one (degrees)")
-left.legend()
-law, measured = cancelling.groupby("K").law, cancelling.groupby("K").error
-right.fill_between(
-    measured.min().index, measured.min(), measured.max(), color=style.COLOURS["fo_b_maml"], alpha=0.25, lw=0
-)
-right.plot(measured.median(), **style.method("fo_b_maml").line() | {"label": "measured"})
-right.plot(law.median(), color="0.4", ls=":", marker="x", label=r"$\lambda\delta/\nu$")
+measured = cancelling.pivot(index="K", columns="suite", values="error")
+plots.curve(right, measured.index, measured, **spread, **look | {"label": "measured"})
+right.plot(cancelling.groupby("K").law.median(), color="0.4", ls=":", marker="x", label=r"$\lambda\delta/\nu$")
 right.set(yscale="log", xlabel=r"inner steps $K$ from $\theta$", ylabel="error of the meta-gradient")
-right.legend()
+for ax in (left, right):
+    ax.legend()
 study.figure(
     fig,
     "few_steps",

@@ -36,20 +36,20 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 
 import ctml
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.inner_solvers import LBFGS, ClosedForm, GradientDescent, Nesterov
 from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
 from ctml.learners.proximal import fo_maml_estimate, reptile_estimate, solve_inner
+from ctml.theory import rates
 from ctml.theory.fo_b_maml import GSuite, QSuite, descend, objective
 
 # %% [markdown]
@@ -74,15 +74,20 @@ suites: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    suites: int
-    q_steps: int
-    g_steps: int
-    q_rate: float = 0.5
-    g_rate: float = 2.0
-    delta: float = 1e-9
+    suites: int = 10  # random sets of tasks of each problem
+    q_steps: int = 5000  # outer steps on Q
+    g_steps: int = 2000  # and on G
+    q_rate: float = 0.5  # outer rate on Q
+    g_rate: float = 2.0  # and on G
+    delta: float = 1e-9  # accuracy of the inner solves of G
 
 
-PRESETS = {"smoke": Config(2, 20, 5), "quick": Config(3, 500, 120), "paper": Config(10, 5000, 2000)}
+PAPER = Config()
+PRESETS = {
+    "paper": PAPER,
+    "quick": replace(PAPER, suites=3, q_steps=500, g_steps=120),
+    "smoke": replace(PAPER, suites=2, q_steps=20, g_steps=5),
+}
 config = choose(PRESETS, PRESET, q_rate=q_rate, g_rate=g_rate, suites=suites)
 study = Study("fo_b_maml", "02_who_converges_where", PRESET, asdict(config) | {"seed": seed, "lam": lam})
 config
@@ -284,7 +289,7 @@ cost = study.table(pd.DataFrame(rows), "inner_cost")
 def r_squared(name, suite):
     """Return R^2 of gradients as a linear function of log(1 / delta)."""
     rows = cost[(cost.solver == name) & (cost.suite == suite)]
-    return rows.gradients.corr(-np.log(rows.delta)) ** 2
+    return rates.linear(-torch.tensor(rows.delta.values).log(), torch.tensor(rows.gradients.values)).r_squared
 
 
 fits = {name: [r_squared(name, i) for i in range(config.suites)] for name in ("gradient descent", "Nesterov")}
@@ -294,9 +299,8 @@ fits
 fig, ax = plt.subplots(figsize=style.NARROW)
 LINES = (("gradient descent", "#0072B2", "o"), ("Nesterov", "#D55E00", "s"), ("L-BFGS", "#6E6E6E", "^"))
 for name, shade, marker in LINES:
-    spread = cost[cost.solver == name].groupby("delta").gradients
-    ax.fill_between(spread.min().index, spread.min(), spread.max(), color=shade, alpha=0.2, lw=0)
-    ax.plot(spread.median(), color=shade, marker=marker, label=name)
+    spread = cost[cost.solver == name].pivot(index="delta", columns="suite", values="gradients")
+    plots.curve(ax, spread.index, spread, middle="median", band="range", color=shade, marker=marker, label=name)
 ax.set(xscale="log", xlabel=r"inner accuracy $\delta$", ylabel="gradients to reach it", ylim=(0, None))
 ax.invert_xaxis()
 ax.legend()
@@ -320,8 +324,8 @@ fine = ends[(ends.method == "fo_b_maml") & (ends.nu == min(NUS))]["gradient norm
 def slopes_in_nu(method):
     """Return the exponent of the final gradient norm in nu, one per problem and suite."""
     by_suite = ends[ends.method == method].groupby(level=["problem", "suite"])
-    logs = (np.log(rows[["nu", "gradient norm"]].to_numpy()).T for _, rows in by_suite)
-    return [float(np.polyfit(nu, norm, 1)[0]) for nu, norm in logs]
+    columns = (torch.tensor(rows[["nu", "gradient norm"]].to_numpy()).T for _, rows in by_suite)
+    return [rates.power(nu, norm).value for nu, norm in columns]
 
 
 study.claim(

@@ -36,7 +36,7 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -51,16 +51,9 @@ from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
 from ctml.optimizers import SNGDM, ClippedGD, NormalizedGD
 from ctml.tasks import Cosine
+from ctml.theory import fo_b_maml as theory
 from ctml.theory import rates
-from ctml.theory.fo_b_maml import (
-    GSuite,
-    descend,
-    exact_solution,
-    exact_solver,
-    generalized_smoothness,
-    meta_hessian,
-    objective,
-)
+from ctml.theory.fo_b_maml import GSuite, descend, meta_hessian
 
 # %% [markdown]
 # ## 2 Parameters
@@ -81,18 +74,19 @@ batch: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    points: int
-    descent_steps: int
-    etas: int
-    seeds: int
-    horizons: list[int] = field(default_factory=lambda: [100, 400, 1600])
-    batch: int = 2
+    points: int = 500_000  # of the one-dimensional example
+    descent_steps: int = 1000  # from afar, at most
+    etas: int = 25  # rates tried
+    seeds: int = 20  # of the runs on sampled tasks
+    horizons: tuple[int, ...] = (250, 1000, 4000, 16_000)  # their lengths T
+    batch: int = 2  # their tasks per step
 
 
+PAPER = Config()
 PRESETS = {
-    "smoke": Config(2_000, 20, 3, 2, [10, 20, 40]),
-    "quick": Config(50_000, 150, 9, 6),
-    "paper": Config(500_000, 1000, 25, 20, [250, 1000, 4000, 16_000]),
+    "paper": PAPER,
+    "quick": replace(PAPER, points=50_000, descent_steps=150, etas=9, seeds=6, horizons=(100, 400, 1600)),
+    "smoke": replace(PAPER, points=2_000, descent_steps=20, etas=3, seeds=2, horizons=(10, 20, 40)),
 }
 config = choose(PRESETS, PRESET, batch=batch)
 study = Study("fo_b_maml", "03_growing_smoothness", PRESET, asdict(config) | {"seed": seed, "lam": lam, "eta": eta})
@@ -150,7 +144,7 @@ float((meta_hessian(line, theta, lam)[:, 0] - second).abs().max())
 # %%
 phi = torch.linspace(-300, 300, config.points, dtype=torch.float64)[:, None]
 _, slope, curvature = (v.abs().squeeze(1) for v in Cosine(torch.zeros_like(phi)).derivatives(phi, lam))
-l0, l1 = generalized_smoothness(lam, m=lam - 1, L=1.0, rho=1.0)
+l0, l1 = theory.generalized_smoothness(lam, m=lam - 1, L=1.0, rho=1.0)
 
 suite = GSuite.draw(10, 5, 30, ctml.generator(seed, "G"))
 stream = ctml.generator(seed, "theta")
@@ -158,24 +152,20 @@ many = suite.take(torch.arange(suite.n_tasks).repeat(60))
 size = 8 * torch.rand(many.n_tasks, 1, generator=stream, dtype=torch.float64)
 theta = size * torch.randn(many.n_tasks, 5, generator=stream, dtype=torch.float64) / 5**0.5
 L, rho = many.smoothness()
-g0, g1 = generalized_smoothness(1.0, m=1.0, L=L, rho=rho)
-g_slope = implicit_estimate(many, theta, many.n_tasks, lam=1.0, solver=exact_solver(many)).gradient.norm(dim=1)
+g0, g1 = theory.generalized_smoothness(1.0, m=1.0, L=L, rho=rho)
+g_slope = implicit_estimate(many, theta, many.n_tasks, lam=1.0, solver=theory.exact_solver(many)).gradient.norm(dim=1)
 g_curvature = torch.linalg.matrix_norm(meta_hessian(many, theta, 1.0), ord=2)
 
-bins = torch.linspace(0, float(slope.max()), 31, dtype=torch.float64)
-which = torch.bucketize(slope, bins[1:-1])
-envelope = torch.stack([curvature[which == b].max() for b in range(30)])
-middle = (bins[1:] + bins[:-1]) / 2
-growth = float(np.polyfit(middle, envelope, 1)[0])
-r2 = float(torch.corrcoef(torch.stack([middle, envelope]))[0, 1] ** 2)
-curvatures = pd.DataFrame({"gradient": middle, "largest curvature": envelope, "bound": l0 + l1 * middle})
+middle, largest = rates.envelope(slope, curvature, 30)
+growth = rates.linear(middle, largest)
+curvatures = pd.DataFrame({"gradient": middle, "largest curvature": largest, "bound": l0 + l1 * middle})
 study.table(curvatures, "curvature")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 shown = slice(None, None, max(1, config.points // 5000))
 left.plot(slope[shown], curvature[shown], ".", ms=2, color=style.COLOURS["maml"], rasterized=True)
-left.plot(bins, l0 + l1 * bins, "k--", lw=1, label=r"$L_0+L_1|F'|$")
+left.axline((0, l0), slope=l1, color="k", ls="--", lw=1, label=r"$L_0+L_1|F'|$")
 left.set(xlabel="$|F'|$", ylabel="$|F''|$", title=rf"$\hat f=\cos$, $\lambda={lam:g}$")
 right.plot(g_slope, g_curvature, ".", ms=4, color=style.COLOURS["maml"])
 right.plot(g_slope, g0 + g1 * g_slope, "k.", ms=2, label=r"$L_0+L_1\|\nabla F_i\|$ of the same task")
@@ -217,15 +207,13 @@ def from_afar(method, rate):
     path, _ = descend(estimator, problem, start, partial(OUTER[method], lr=rate), steps=config.descent_steps)
     everywhere = Cosine(torch.full((path.numel(), 1), torch.pi, dtype=torch.float64))
     points = path.reshape(-1, 1).nan_to_num(1e300)
-    _, gradient, _ = everywhere.derivatives(exact_solution(everywhere, points, STEEP), STEEP)
+    _, gradient, _ = everywhere.derivatives(theory.exact_solution(everywhere, points, STEEP), STEEP)
     gradient = gradient.view(len(path), -1).abs()
-    rows = []
-    for start, curve in zip(STARTS, gradient.T, strict=True):
-        above = (curve > 1e-3).nonzero()
-        steps = int(above.max()) + 1 if len(above) else 0
-        steps = steps if steps < len(curve) else float("nan")
-        rows.append({"method": method, "eta": rate, "start": start, "steps": steps, "final": float(curve[-1])})
-    return rows
+    return [
+        {"method": method, "eta": rate, "start": start}
+        | {"steps": rates.steps_to_settle(along, 1e-3), "final": float(along[-1])}
+        for start, along in zip(STARTS, gradient.T, strict=True)
+    ]
 
 
 etas = sorted({eta, *np.logspace(-1, 1.3, config.etas).round(3).tolist()})
@@ -245,14 +233,8 @@ for ax, start in zip(axes, STARTS, strict=True):
         curve = afar[(afar.method == method) & (afar.start == start)]
         ax.plot(curve.eta, curve.steps, marker="o", ms=3, color=SHADES[method], label=method)
     ax.axvline(eta, color="0.6", lw=0.8, ls=":")
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel=r"$\eta$",
-        title=rf"$\theta_0={start:g}$",
-        xlim=(0.08, 25),
-        ylim=(1, 1.5 * config.descent_steps),
-    )
+    ax.set(xscale="log", yscale="log", xlabel=r"$\eta$", title=rf"$\theta_0={start:g}$")
+    ax.set(xlim=(0.08, 25), ylim=(1, 1.5 * config.descent_steps))
 axes[0].set_ylabel(r"steps until $|F'|<10^{-3}$")
 axes[-1].legend(loc="lower left")
 study.figure(
@@ -294,7 +276,7 @@ def sampled(method, scale, horizon):
         sample=lambda step: torch.randint(suite.n_tasks, (config.seeds, config.batch), generator=draws),
     )
     late = path[torch.linspace(horizon // 2, horizon, 20).long()]
-    _, gradient = objective(suite, late.reshape(-1, 5), 1.0)
+    _, gradient = theory.objective(suite, late.reshape(-1, 5), 1.0)
     norms = gradient.norm(dim=1).view(20, config.seeds).mean(0)
     return [
         {"method": method, "scale": scale, "T": horizon, "seed": i, "gradient norm": float(g)}
@@ -341,8 +323,8 @@ study.figure(
 study.claim(
     "fo_b_maml-d06",
     excess=torch.cat([curvature - l0 - l1 * slope, g_curvature - g0 - g1 * g_slope]),
-    r2=r2,
-    growth=growth,
+    r2=growth.r_squared,
+    growth=growth.value,
     largest=float(curvature.max()),
     l0=l0,
 )

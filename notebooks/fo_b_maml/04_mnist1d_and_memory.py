@@ -34,25 +34,26 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 
 import ctml
 from ctml import data
-from ctml.companion import Study, choose, style
+from ctml.agreement import relative_error
+from ctml.companion import Study, choose, plots, style
 from ctml.inner_solvers import LBFGS, GradientDescent
-from ctml.learners import FOBMAML, IMAML, MAML, ProximalFOMAML, Reptile
+from ctml.learners import FOBMAML, IMAML, ProximalFOMAML
+from ctml.learners.by_name import make_learner
 from ctml.learners.proximal import solve_inner
+from ctml.learners.vector import meta_gradient_vector
 from ctml.memory import peak_bytes
 from ctml.models import MLP, Conv1D, Transformer
 from ctml.optimizers import SNGDM
-from ctml.tasks import FewShot, Sinusoid
-from ctml.types import Examples, TaskBatch
+from ctml.tasks import FewShot, Noise, Sinusoid
+from ctml.theory import rates
 
 # %% [markdown]
 # ## 2 Parameters
@@ -78,29 +79,29 @@ meta_steps: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    meta_steps: int
-    seeds: int
-    test_tasks: int
-    memory_steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
-    channels: list[int] = field(default_factory=lambda: [25, 50, 100, 150, 200, 250])
-    depths: list[int] = field(default_factory=lambda: [3, 6, 9, 12])
-    lengths: list[int] = field(default_factory=lambda: [16, 32, 48, 64])
-    ways: int = 5
+    meta_steps: int = 5000  # ours
+    seeds: int = 5  # ours
+    test_tasks: int = 1000  # ours
+    memory_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # inner steps K whose memory is measured; ours
+    channels: tuple[int, ...] = (25, 50, 100, 150, 200, 250)  # the paper's go up to 250
+    depths: tuple[int, ...] = (3, 6, 9, 12)  # convolutions; ours
+    lengths: tuple[int, ...] = (16, 32, 48, 64)  # of the Transformer's sequences; ours
+    ways: int = 5  # ours, and so is all below
     shots: int = 5
     queries: int = 15
-    width: int = 64
-    meta_batch: int = 4
-    inner_steps: int = 10
+    width: int = 64  # of the fully connected network
+    meta_batch: int = 8
+    inner_steps: int = 10  # K
     inner_lr: float = 0.1
-    lam: float = 1.0
-    nu: float = 0.1
+    lam: float = 1.0  # the pull
+    nu: float = 0.1  # the perturbation
 
 
-PRESETS = {
-    "smoke": Config(2, 2, 4, [1, 4, 16], [4, 8], [3, 4], [8, 12], width=8),
-    "quick": Config(200, 3, 200),
-    "paper": Config(5000, 5, 1000, [1, 2, 4, 8, 16, 32], meta_batch=8),
-}
+PAPER = Config()
+QUICK = replace(PAPER, meta_steps=200, seeds=3, test_tasks=200, memory_steps=(1, 2, 4, 8, 16), meta_batch=4)
+TINY = {"memory_steps": (1, 4, 16), "channels": (4, 6, 8), "depths": (3, 4), "lengths": (8, 12), "width": 8}
+SMOKE = replace(QUICK, meta_steps=2, seeds=2, test_tasks=4, **TINY)
+PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, ways=ways, shots=shots, lam=lam, nu=nu, inner_steps=inner_steps, meta_steps=meta_steps)
 study = Study("fo_b_maml", "04_mnist1d_and_memory", PRESET, asdict(config))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,18 +129,13 @@ config
 # %%
 def make(method, model, settings):
     """Return the learner of a method around a model."""
-    loss, solver = ctml.cross_entropy, GradientDescent(rate=settings.inner_lr, steps=settings.inner_steps)
-    plain = {"inner_lr": settings.inner_lr, "inner_steps": settings.inner_steps}
-    proximal = {"lam": settings.lam, "solver": solver}
-    learners = {
-        "maml": partial(MAML, model, loss, **plain),
-        "fo_maml": partial(MAML, model, loss, order="first", **plain),
-        "reptile": partial(Reptile, model, loss, **plain | {"inner_steps": max(2, settings.inner_steps)}),
-        "imaml": partial(IMAML, model, loss, cg_steps=5, truncate=True, **proximal),
-        "fo_b_maml_forward": partial(FOBMAML, model, loss, nu=settings.nu, difference="forward", **proximal),
-        "fo_b_maml": partial(FOBMAML, model, loss, nu=settings.nu, **proximal),
-    }
-    return learners[method]()
+    rate, steps = settings.inner_lr, settings.inner_steps
+    if method in ("maml", "fo_maml", "reptile"):
+        options = {"inner_lr": rate, "inner_steps": max(2, steps) if method == "reptile" else steps}
+    else:
+        options = {"lam": settings.lam, "solver": GradientDescent(rate=rate, steps=steps)}
+        options |= {"cg_steps": 5, "truncate": True} if method == "imaml" else {"nu": settings.nu}
+    return make_learner(method, model, ctml.cross_entropy, **options)
 
 
 # %% [markdown]
@@ -158,16 +154,8 @@ candidates = {
     "FO-B-MAML, nu = 0.01": FOBMAML(small, ctml.mse, lam=strong, nu=0.01, solver=tight),
     "FO-MAML": ProximalFOMAML(small, ctml.mse, lam=strong, solver=tight),
 }
-
-
-def meta_gradient_of(learner):
-    """Return the meta-gradient on the check batch as one vector."""
-    learner.meta_gradient(batch)
-    return torch.cat([p.grad.flatten().clone() for p in learner.parameters()])
-
-
-exact = meta_gradient_of(reference)
-agreement = {name: float((meta_gradient_of(c) - exact).norm() / exact.norm()) for name, c in candidates.items()}
+exact = meta_gradient_vector(reference, batch)
+agreement = {name: relative_error(meta_gradient_vector(c, batch), exact) for name, c in candidates.items()}
 pd.Series(agreement, name="relative error")
 
 # %% [markdown]
@@ -225,18 +213,13 @@ study.table(accuracy, "accuracy")
 accuracy.groupby(["outer", "method"], sort=False)[["accuracy", "decreasing"]].mean()
 
 # %%
-fig, ax = plt.subplots(figsize=style.WIDE)
-groups = list(accuracy.groupby(["outer", "method"], sort=False).accuracy)
-for x, ((_, method), scores) in enumerate(groups):
-    mean = ctml.interval(torch.tensor(scores.to_numpy()))
-    look = style.method(method)
-    ax.plot([x] * len(scores), 100 * scores, "o", color=look.color, alpha=0.35, ms=4)
-    ax.errorbar(
-        x, 100 * mean.mean, 100 * min(mean.half_width, 1), color=look.color, marker=look.marker, ms=7, capsize=3
-    )
-labels = [f"{style.method(m).label}\n{outer}".replace(", ", ",\n") for (outer, m), _ in groups]
-ax.set_xticks(range(len(groups)), labels, fontsize=7)
-ax.set_ylabel(f"accuracy, {config.ways}-way {config.shots}-shot (%)")
+fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True, width_ratios=(3, 1))
+for ax, (outer, rows) in zip(axes, accuracy.groupby("outer", sort=False), strict=True):
+    scores = {method: 100 * rows[rows.method == method].accuracy for method in rows.method.unique()}
+    plots.interval_per_method(ax, scores, each=True)
+    ax.set(title=outer)
+    ax.tick_params(axis="x", labelsize=6.5)
+axes[0].set_ylabel(f"accuracy, {config.ways}-way {config.shots}-shot (%)")
 study.figure(
     fig,
     "accuracy",
@@ -267,14 +250,8 @@ def measure(method, model, size, steps):
         "depth": lambda: Conv1D(config.ways, channels=25, depth=size),
         "transformer": lambda: Transformer(config.ways, points=points),
     }
-    stream = ctml.generator(0, "memory")
-    labels = torch.arange(config.ways)
-
-    def examples(each):
-        x = torch.randn(2, config.ways * each, points, generator=stream)
-        return Examples(x, labels.repeat_interleave(each).expand(2, -1))
-
-    batch = TaskBatch(examples(config.shots), examples(config.queries)).to(DEVICE)
+    tasks = Noise(config.ways, config.shots, config.queries, (points,))
+    batch = tasks.sample(2, ctml.generator(0, "memory")).to(DEVICE)
     # The numbers do not matter here; a small rate and a strong pull keep them finite on random data.
     settings = replace(config, inner_steps=steps, inner_lr=0.01, lam=10.0)
     learner = make(method, networks[model]().to(DEVICE), settings)
@@ -342,7 +319,7 @@ def growth(method):
 def per_channel(method):
     """Return the slope of peak memory in the number of channels, MiB a channel."""
     rows = memory[(memory.model == "channels") & (memory.method == method)]
-    return float(np.polyfit(rows["size"], rows.MiB, 1)[0])
+    return rates.linear(torch.tensor(rows["size"].values), torch.tensor(rows.MiB.values)).value
 
 
 study.claim(

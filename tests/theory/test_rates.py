@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -39,3 +40,38 @@ def test_standard_error_covers_the_truth_as_often_as_it_says():
 def test_bad_input_is_named(x, y, names):
     with pytest.raises(ValueError, match=names):
         rates.power(torch.tensor(x), torch.tensor(y))
+
+
+def test_a_line_explains_what_numpy_says():
+    stream = generator(0, "line")
+    x, noise = torch.randn(2, 50, generator=stream, dtype=torch.float64)
+    y = 2 - 3 * x + noise
+    fit = rates.linear(x, y)
+    assert fit.value == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-10)
+    assert fit.r_squared == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2, rel=1e-10)
+    assert rates.linear(x, 5 + 0.5 * x).r_squared == pytest.approx(1)
+
+
+def test_the_envelope_is_the_largest_in_each_bin():
+    x = torch.linspace(0, 10, 1001, dtype=torch.float64)
+    middle, largest = rates.envelope(x, (2 * x + 1) * torch.cos(60 * x).abs(), 10)
+    assert middle.tolist() == pytest.approx([0.5 + i for i in range(10)])
+    assert torch.all(largest <= 2 * (middle + 0.5) + 1)
+    assert torch.all(largest >= 0.98 * (2 * (middle + 0.5 - 0.06) + 1))
+    with pytest.raises(ValueError, match="bins=10: no x in bin 1; take fewer bins"):
+        rates.envelope(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), 10)
+
+
+@pytest.mark.parametrize(
+    "curve, steps",
+    [
+        ([5.0, 0.5, 2.0, 0.9, 0.1], 3),  # the first dip does not count
+        ([0.1, 0.1], 0),
+        ([1.0, 1.0], 0),  # at the threshold is below
+        ([0.1, 3.0], float("nan")),
+        ([float("nan"), 0.1], 1),
+        ([0.1, float("nan")], float("nan")),
+    ],
+)
+def test_a_curve_settles_when_it_never_leaves_again(curve, steps):
+    assert rates.steps_to_settle(torch.tensor(curve), 1.0) == pytest.approx(steps, nan_ok=True)
