@@ -26,7 +26,7 @@ def test_the_learner_of_the_readme_is_maml_with_falling_steps_of_second_order():
     )
     batch = Sinusoid().sample(3, generator(0, "t")).to(dtype=torch.float64)
     learner.meta_gradient(batch)
-    slope = sum(float((p.grad * p).sum()) for p in learner.parameters())  # along theta itself
+    slope = sum(float((p.grad * p).detach().sum()) for p in learner.parameters())  # along theta itself
     ends = []
     for scale in (1 + 1e-5, 1 - 1e-5):
         other = copy.deepcopy(learner)
