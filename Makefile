@@ -86,8 +86,8 @@ lint: $(READY) ## ruff and pyright
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright --pythonpath $(PY)
 
-lab: $(READY) sync ## open JupyterLab on the notebooks; .py and .ipynb stay in step
-	$(PY) -m jupyterlab notebooks
+lab: $(READY) sync ## open JupyterLab at the tour; .py and .ipynb stay in step, saved outputs stay
+	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 data: $(READY) ## fetch DATASET=omniglot and so on; without DATASET list what there is
 	$(PY) -m ctml.data $${DATASET:+"$$DATASET"}
@@ -96,7 +96,7 @@ benchmark: $(READY) ## time one meta-step against the libraries that are install
 	$(PY) benchmarks/meta_step.py
 	$(PY) benchmarks/gradient_flow.py
 
-sync: $(READY) ## write the .ipynb beside each .py
+sync: $(READY) ## write the .ipynb beside each .py, keeping the outputs that were saved
 	$(PY) -m ctml.companion sync
 
 claims: $(READY) ## renew results/README.md and the tables of README.md from the results

@@ -71,7 +71,7 @@ def _list(project: Project, options: argparse.Namespace) -> int:
 
 
 def _sync(project: Project, options: argparse.Namespace) -> int:
-    names = unpaired(project) if options.check else sync(project)
+    names = (unpaired if options.check else sync)(project, bare=options.bare)
     for name in names:
         print(f"notebooks/{name}.ipynb {'is not that of its .py: run make sync' if options.check else 'written'}")
     return int(options.check and bool(names))
@@ -144,9 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         ("claims", _claims, "renew the tables of claims and cost"),
     )
     for name, do, text in checked:
-        command(name, do, text, runs=False).add_argument(
-            "--check", action="store_true", help="only say what is out of date"
-        )
+        added = command(name, do, text, runs=False)
+        added.add_argument("--check", action="store_true", help="only say what is out of date")
+        if do is _sync:
+            added.add_argument("--bare", action="store_true", help="without the outputs that were saved, for a commit")
     command("site", _site, "build the static site in .build/site", runs=False)
     return parser
 

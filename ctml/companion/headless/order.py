@@ -46,8 +46,9 @@ class Order:
         text = os.environ.get(_VARIABLE)
         if not text:
             return None
-        content = json.loads(text)
-        return cls(**{f.name: Path(content[f.name]) if f.type is Path else content[f.name] for f in fields(cls)})
+        content: dict[str, Any] = json.loads(text)
+        paths = {f.name: Path(content[f.name]) for f in fields(cls) if f.type is Path}
+        return cls(**content | paths)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable by which a process is given this order."""
