@@ -25,12 +25,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ctml.companion import manifest
 from ctml.flows import Adaptive, FixedSteps, adapt_head
-from ctml.flows.gradient_flow import LINKS, ReducedFlow
+from ctml.flows.gradient_flow import Adjoint, CrossEntropy, ForwardMode, HeadFlow, ReducedFlow, Unrolled
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, RK4
 from ctml.memory import peak_bytes
 from ctml.rng import generator
@@ -39,6 +38,7 @@ from ctml.timing import in_turns
 
 WAYS, SHOTS = 5, 5
 SUPPORT = WAYS * SHOTS
+METHODS = {"adjoint": Adjoint(), "forward": ForwardMode(), "unrolled": Unrolled()}
 RATE = 0.01  # of the gradient descent that a horizon is compared with
 
 
@@ -94,8 +94,8 @@ def methods(repeats: int):
                 given = problem(n_tasks, d, unit_norm=False, dtype=dtype)
                 for steps in (1000,) if name == fixed[0] else (50, 1000, 10_000):
                     each = {
-                        method: meta_gradient(given, RATE * steps, solver=solver, method=method)
-                        for method in ("adjoint", "forward", "unrolled")
+                        method: meta_gradient(given, RATE * steps, solver=solver, gradient=gradient)
+                        for method, gradient in METHODS.items()
                     }
                     t = milliseconds(each | {"embeddings": products_with_embeddings(given)}, repeats)
                     yield {
@@ -112,14 +112,10 @@ def batch(repeats: int):
     """Yield rows of 16 tasks at once."""
     n_tasks, solver = 16, Adaptive(rtol=1e-5, atol=1e-5)
     features, labels, head, _ = given = problem(n_tasks, 640, unit_norm=True, dtype=torch.float32)
-    targets = F.one_hot(labels, WAYS).float()
-    weights = features.new_full((n_tasks, SUPPORT), 1 / SUPPORT)
     least = None
     for horizon in (0.1, 1.0, 10.0, 100.0, 1000.0):
-        heads = head.expand(n_tasks, -1, -1)
-        flow = ReducedFlow.of_head(
-            features, targets, heads, features.new_full((n_tasks,), horizon), weights, LINKS["cross_entropy"]
-        )
+        head_flow = HeadFlow.of(features, labels, head, features.new_tensor(horizon), None, CrossEntropy())
+        flow = ReducedFlow.of_head(head_flow)
         path = flow.solve(solver)
         state = torch.zeros_like(flow.logits)
 
@@ -147,14 +143,12 @@ def memory():
     """Yield rows of peak memory, in states per step."""
     given = problem(1, 1600, unit_norm=True, dtype=torch.float32)
     one_state = SUPPORT * WAYS * given[0].element_size()
-    for name, options in {
-        "adjoint": {},
-        "adjoint with checkpoints": {"checkpoints": True},
-        "forward": {"method": "forward"},
-        "unrolled": {"method": "unrolled"},
-    }.items():
+    for name, gradient in (
+        {"adjoint": Adjoint(), "adjoint with checkpoints": Adjoint(checkpoints=True)} | METHODS
+    ).items():
         works = {
-            steps: meta_gradient(given, 1.0, solver=FixedSteps(steps, EULER), **options) for steps in (1000, 10_000)
+            steps: meta_gradient(given, 1.0, solver=FixedSteps(steps, EULER), gradient=gradient)
+            for steps in (1000, 10_000)
         }
         few, many = (peak_bytes(work) for work in works.values())
         for steps, peak in zip(works, (few, many), strict=True):

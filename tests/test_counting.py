@@ -8,6 +8,7 @@ import torch
 import ctml
 from ctml.companion.claims import judge, read_claims
 from ctml.counting import count_gradients
+from ctml.learners.anil_backward import Reverse
 from ctml.learners.bi_maml import BiMAML, Switch
 from ctml.models import MLP
 from ctml.rng import generator
@@ -60,7 +61,7 @@ LEARNERS = {  # evaluations, gradients and second-order products of one meta-gra
     "hessian-free": (ctml.MAML, {"order": "hessian-free"}, (3 * K + 1, 3 * K + 1, 0)),
     "anil": (ctml.ANIL, {}, (K + 1, K + 1, K)),
     "anil, first": (ctml.ANIL, {"order": "first"}, (K + 1, K + 1, 0)),
-    "anil, reverse": (ctml.ANIL, {"backward": "reverse"}, (2 * K + 1, 2 * K + 1, K)),  # each step's gradient again
+    "anil, reverse": (ctml.ANIL, {"backward": Reverse()}, (2 * K + 1, 2 * K + 1, K)),  # each step's gradient again
     "reptile": (ctml.Reptile, {}, (K + 1, K, 0)),
 }
 

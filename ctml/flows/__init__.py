@@ -1,5 +1,27 @@
 """Adaptation in continuous time: Runge-Kutta tableaus and the gradient flow of a linear head."""
 
-from ctml.flows.gradient_flow import Adaptive, ClosedForm, FixedSteps, adapt_head
+from ctml.flows.gradient_flow import (
+    Adaptive,
+    Adjoint,
+    BackwardFlow,
+    ClosedForm,
+    CrossEntropy,
+    FixedSteps,
+    ForwardMode,
+    SquaredError,
+    Unrolled,
+    adapt_head,
+)
 
-__all__ = ["Adaptive", "ClosedForm", "FixedSteps", "adapt_head"]
+__all__ = [
+    "Adaptive",
+    "Adjoint",
+    "BackwardFlow",
+    "ClosedForm",
+    "CrossEntropy",
+    "FixedSteps",
+    "ForwardMode",
+    "SquaredError",
+    "Unrolled",
+    "adapt_head",
+]

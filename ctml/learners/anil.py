@@ -10,22 +10,17 @@ features below go through the body once, in one ordinary batch for all tasks and
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ctml import trees
 from ctml.checks import at_least, one_of
-from ctml.flows.gradient_flow import FixedSteps, adapt_head
-from ctml.flows.tableaus import EULER
+from ctml.learners.anil_backward import Autograd, Backward
 from ctml.learners.maml import MAML
-from ctml.losses import cross_entropy
 from ctml.types import Examples, HasHead, Loss, Model, Params, TaskBatch
-
-Backward = Literal["autograd", "reverse", "adjoint"]
 
 
 class ANIL(MAML):
@@ -36,13 +31,13 @@ class ANIL(MAML):
         order: "second" (exact) or "first" (drops both products of second derivatives; FO-ANIL).
         adapts: which parameters are w: a dotted prefix ("head", "blocks.3"), several of them, or a predicate on names.
         ridge: mu of the term (mu/2)|w|^2 that the inner loss gets; the query loss has none.
-        backward: how the exact meta-gradient is made. "autograd" keeps the inner loop's graph; "reverse" keeps only
-            w_0 .. w_N and forms the products step by step, the same numbers in little memory. "adjoint", for a linear
-            head and cross-entropy without ridge, takes the inner loop as Euler steps of the head's gradient flow
-            (support x ways numbers a step; see `ctml.flows.gradient_flow`).
+        backward: how the exact meta-gradient is made (see `ctml.learners.anil_backward`): `Autograd()` keeps the inner
+            loop's graph; `Reverse()` keeps only w_0 .. w_N, the same numbers in little memory; `EulerAdjoint()`, for a
+            linear head without ridge, takes the inner loop as Euler steps of the head's gradient flow.
 
     Raises:
-        ValueError: if `adapts` matches no parameter, an option is unknown, or "adjoint" does not fit.
+        ValueError: if `adapts` matches no parameter, an option is unknown, or `backward` does not fit.
+        TypeError: if `backward` is no such object.
     """
 
     def __init__(
@@ -55,27 +50,22 @@ class ANIL(MAML):
         order: Literal["second", "first"] = "second",
         adapts: str | Sequence[str] | Callable[[str], bool] = "head",
         ridge: float = 0.0,
-        backward: Backward = "autograd",
+        backward: Backward = Autograd(),  # noqa: B008 - frozen
         tasks_at_once: int | None = None,
     ):
         super().__init__(
             model, loss, inner_lr=inner_lr, inner_steps=inner_steps, order=order, tasks_at_once=tasks_at_once
         )
         one_of("order", order, ("second", "first"))  # Hessian-free would save nothing: the exact one is cheap
-        one_of("backward", backward, get_args(Backward))
+        if not isinstance(backward, Backward):
+            raise TypeError(f"backward={backward!r}: must be one of Autograd(), Reverse(), EulerAdjoint()")
         at_least("ridge", ridge, 0)
         self.ridge, self.backward = ridge, backward
         self.adapted_names = _matching(self.model, adapts)
         self.graph_is_sure = type(self).adapt is ANIL.adapt and type(self).inner_step is MAML.inner_step
         # Only then can the body's output be kept: no inner step changes it.
         self.keeps_features = isinstance(model, HasHead) and all(n.startswith("head.") for n in self.adapted_names)
-        is_linear_head = self.keeps_features and set(self.shared()) == {"weight", "bias"}
-        is_flow = is_linear_head and loss is cross_entropy and ridge == 0 and order == "second"
-        if backward == "adjoint" and not is_flow:
-            raise ValueError(
-                "backward='adjoint': fits adapts='head' (linear), cross_entropy, ridge=0 and order='second'; "
-                "backward='reverse' fits all and needs little memory too"
-            )
+        backward.check(self)
 
     def embed(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return what no inner step changes: the features if w lies in the head, else the input itself."""
@@ -106,52 +96,11 @@ class ANIL(MAML):
 
     def adapt(self, support: Examples) -> Params:
         """Take the inner steps of w on the support features."""
-        if self.backward == "adjoint" and self.inner_steps:
-            return self._euler_flow(Examples(self.embed(support.x), support.y))
-        return super().adapt(support)
-
-    def _euler_flow(self, support: Examples) -> Params:
-        head = self.shared()
-        # The flow's head has no bias: one more feature that is always 1 carries it.
-        features = torch.cat([support.x, support.x.new_ones(*support.x.shape[:2], 1)], dim=-1)
-        W_0 = torch.cat([head["weight"], head["bias"][:, None]], dim=1)
-        horizon = features.new_tensor(self.inner_lr * self.inner_steps)
-        W = adapt_head(features, support.y, W_0, horizon, solver=FixedSteps(self.inner_steps, EULER))
-        return {"weight": W[..., :-1], "bias": W[..., -1]}
+        return self.backward.adapt(self, support)
 
     def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
         """Add the part's meta-gradients, made as `backward` says; return the tasks' query losses."""
-        return self._reverse(part, weight) if self.backward == "reverse" else super().add_meta_gradient(part, weight)
-
-    def _reverse(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
-        embedded = [self.embed(part.support.x), self.embed(part.query.x, context=part.support.x)]
-        h_S, h_Q = (_leaf(h) if self.keeps_features else h for h in embedded)
-        # Kept features stand for the body's parameters up to the last line, where the body is differentiated, once.
-        beside = [p for name, p in self.common().items() if not self.keeps_features or name.startswith("head.")]
-        phi = [h_S, h_Q, *beside] if self.keeps_features else beside
-        support = Examples(h_S.detach(), part.support.y)
-        with torch.no_grad():
-            path = [self.expanded(support)]
-            for step in range(self.inner_steps):
-                path.append(self.inner_step(path[-1], support, step))
-
-        w = {k: _leaf(p) for k, p in path.pop().items()}
-        losses = self.loss(self.outputs(w, h_Q, context=part.support.x), part.query.y)
-        v, p = _pull_back(losses.sum(), w, phi)
-        for w_m in reversed(path) if self.order == "second" else ():
-            w = {k: _leaf(p_m) for k, p_m in w_m.items()}
-            slope = trees.dot(self.gradient(w, Examples(h_S, part.support.y)), v)
-            Hv, Cv = _pull_back(slope, w, phi)
-            p = [p_j - self.inner_lr * c_j for p_j, c_j in zip(p, Cv, strict=True)]
-            v = trees.axpy(-self.inner_lr, Hv, v)
-
-        self.accumulate(v, weight)
-        sources = [*embedded, *beside] if self.keeps_features else beside
-        reached = [(t, weight * p_j) for t, p_j in zip(sources, p, strict=True) if t.requires_grad]
-        if reached:
-            ends, cotangents = zip(*reached, strict=True)
-            torch.autograd.backward(ends, cotangents)
-        return losses.detach()
+        return self.backward.add_meta_gradient(self, part, weight)
 
 
 def _matching(model: nn.Module, adapts: str | Sequence[str] | Callable[[str], bool]) -> tuple[str, ...]:
@@ -168,12 +117,3 @@ def _matching(model: nn.Module, adapts: str | Sequence[str] | Callable[[str], bo
     if not matching:
         raise ValueError(f"adapts={adapts}: chooses none of {', '.join(names)}; nothing would adapt")
     return matching
-
-
-def _leaf(t: Tensor) -> Tensor:
-    return t.detach().requires_grad_()
-
-
-def _pull_back(value: Tensor, w: Params, phi: list[Tensor]) -> tuple[Params, list[Tensor]]:
-    gradients = torch.autograd.grad(value, [*w.values(), *phi], materialize_grads=True)
-    return dict(zip(w, gradients, strict=False)), list(gradients[len(w) :])

@@ -15,10 +15,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ctml.checks import positive
-from ctml.flows.gradient_flow import Adaptive, ClosedForm, Solver, adapt_head
+from ctml.flows.gradient_flow import (
+    Adaptive,
+    Adjoint,
+    CrossEntropy,
+    InnerLoss,
+    MetaGradient,
+    Solver,
+    adapt_head,
+    check_options,
+)
 from ctml.learners.base import Learner
-from ctml.losses import cross_entropy
-from ctml.types import Examples, HasHead, Loss, Params, TaskBatch
+from ctml.types import Examples, HasHead, Loss, Params
 
 
 class COMLN(Learner):
@@ -27,17 +35,17 @@ class COMLN(Learner):
     Args:
         model: a `ctml.types.HasHead` whose head is linear (see `ctml.models`); a bias of the head takes no part, so
             that it is neither used nor trained.
-        loss: the query loss.
+        loss: the query loss, as it is: to smooth its labels too, as the authors do in training, give a smoothed one,
+            `partial(ctml.cross_entropy, label_smoothing=0.1)`. `meta_test` scores by its metric and never asks for it.
         horizon: T at the start of meta-training.
         learn_horizon: False keeps T where it is.
-        inner_loss: "cross_entropy", or "squared" for half the squared error (regression, or one-hot labels).
-        smoothing: label smoothing of the inner loss, and of the query loss where that is cross-entropy; in training
-            only, as in the authors' implementation (`meta_test` evaluates).
-        solver, method, checkpoints: as in `adapt_head`.
+        inner_loss: what the flow descends; its smoothing of labels is for training alone (`meta_test` evaluates).
+        solver, gradient: as in `adapt_head`.
         tasks_at_once: as in `Learner`.
 
     Raises:
-        ValueError: if the model has no such parts, or the horizon is not positive.
+        ValueError: if the model has no such parts, the horizon is not positive, or the options do not fit together.
+        TypeError: if an option is no such object.
     """
 
     def __init__(
@@ -47,11 +55,9 @@ class COMLN(Learner):
         *,
         horizon: float = 1.0,
         learn_horizon: bool = True,
-        inner_loss: str = "cross_entropy",
-        smoothing: float = 0.0,
-        solver: Solver | ClosedForm = Adaptive(),  # noqa: B008 - frozen
-        method: str = "adjoint",
-        checkpoints: bool = False,
+        inner_loss: InnerLoss = CrossEntropy(),  # noqa: B008 - frozen
+        solver: Solver = Adaptive(),  # noqa: B008 - frozen
+        gradient: MetaGradient = Adjoint(),  # noqa: B008 - frozen
         tasks_at_once: int | None = None,
     ):
         super().__init__(model, loss, tasks_at_once=tasks_at_once)
@@ -60,9 +66,9 @@ class COMLN(Learner):
                 f"model={type(model).__name__}: COMLN needs its features(x, context) and a linear head; see ctml.models"
             )
         positive("horizon", horizon)
+        check_options(inner_loss, solver, gradient)
         self.log_horizon = nn.Parameter(torch.tensor(horizon, dtype=self.W_0.dtype).log(), learn_horizon)
-        self.inner_loss, self.smoothing = inner_loss, smoothing
-        self.solver, self.method, self.checkpoints = solver, method, checkpoints
+        self.inner_loss, self.solver, self.gradient = inner_loss, solver, gradient
 
     @property
     def W_0(self) -> Float[Tensor, "ways d"]:
@@ -90,21 +96,12 @@ class COMLN(Learner):
             support.y,
             self.W_0,
             self.horizon,
-            loss=self.inner_loss,
-            smoothing=self.smoothing if self.training else 0.0,
+            loss=self.inner_loss if self.training else self.inner_loss.unsmoothed(),
             solver=self.solver,
-            method=self.method,
-            checkpoints=self.checkpoints,
+            gradient=self.gradient,
         )
         return {"weight": adapted}
 
     def predict(self, adapted: Params, x: Tensor, support_x: Tensor) -> Float[Tensor, "tasks n ways"]:
         """Return the logits W(T) f_Phi(x)."""
         return self.features(x, support_x) @ adapted["weight"].mT
-
-    def meta_loss(self, batch: TaskBatch) -> Float[Tensor, " tasks"]:
-        """Return the query loss at W(T), one per task."""
-        outputs = self.predict(self.adapt(batch.support), batch.query.x, batch.support.x)
-        if self.training and self.smoothing > 0 and self.loss is cross_entropy:
-            return cross_entropy(outputs, batch.query.y, self.smoothing)
-        return self.loss(outputs, batch.query.y)

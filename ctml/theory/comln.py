@@ -13,11 +13,10 @@ The paper states the stability; its proof could not be read, the argument is our
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from ctml.flows.gradient_flow import LINKS, Solver, integrate
+from ctml.flows.gradient_flow import CrossEntropy, HeadFlow, InnerLoss, Steps
 from ctml.flows.gradient_flow.forward import Sensitivities
 
 
@@ -70,24 +69,19 @@ def carried_forward(
     labels: Int[Tensor, "tasks M"],
     head: Float[Tensor, "N d"],
     horizon: float,
-    solver: Solver,
-    loss: str = "cross_entropy",
+    solver: Steps,
+    loss: InnerLoss = CrossEntropy(),  # noqa: B008 - frozen
 ) -> Carried:
     """Integrate (s, B, z) to T from (0, 0, 0) and take them apart.
 
     Args:
         features, labels, head, horizon: Phi, y, W_0 and T.
         solver: of the whole system.
-        loss: a key of `LINKS`; with "squared" A_i = I / M does not fade.
+        loss: with `SquaredError()` A_i = I / M does not fade.
     """
-    n_tasks, support, _ = features.shape
-    ways = len(head)
-    targets = F.one_hot(labels, ways).to(features.dtype)
-    weights = features.new_full((n_tasks, support), 1 / support)
-    time = features.new_tensor(horizon)
-    system = Sensitivities(features, targets, head.expand(n_tasks, -1, -1), time, weights, LINKS[loss])
-    start = features.new_zeros(n_tasks, system.numbers)
-    s, both = system.split(integrate(system.slope, start, solver).final)
+    support, ways = features.shape[1], len(head)
+    system = Sensitivities(HeadFlow.of(features, labels, head, features.new_tensor(horizon), None, loss))
+    s, both = system.split(solver.integrate(system.slope, system.start()).final)
     B, z = both.split([support * ways, support * support], dim=-1)
     return Carried(
         s,

@@ -44,6 +44,7 @@ import torch
 import ctml
 from ctml.agreement import central_differences, relative_error
 from ctml.companion import Study, choose, style
+from ctml.learners.anil_backward import Autograd, Reverse
 from ctml.learners.vector import meta_gradient_vector
 from ctml.theory import anil as theory
 from ctml.theory import rates
@@ -150,10 +151,10 @@ def errors(instance, steps, backward):
 
 
 checks = pd.DataFrame(
-    {"tasks": type(instance).__name__, "N": steps, "backward": backward} | errors(instance, steps, backward)
+    {"tasks": type(instance).__name__, "N": steps, "backward": way} | errors(instance, steps, backward)
     for instance in (quadratic, log_cosh[0])
     for steps in (0, 1, 3, 7)
-    for backward in ("reverse", "autograd")
+    for way, backward in {"reverse": Reverse(), "autograd": Autograd()}.items()
 )
 study.table(checks, "checks").groupby(["tasks", "backward"])[["autodiff", "differences"]].max()
 

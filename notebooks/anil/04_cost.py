@@ -43,6 +43,7 @@ import ctml
 from ctml.agreement import relative_error
 from ctml.companion import Study, choose, style
 from ctml.counting import count_gradients
+from ctml.learners.anil_backward import Autograd, EulerAdjoint, Reverse
 from ctml.learners.vector import meta_gradient_vector
 from ctml.memory import peak_bytes
 from ctml.models import Conv4, DeepHead
@@ -107,9 +108,9 @@ config
 #
 # | `backward=` | keeps | per inner step |
 # |---|---|---|
-# | `"autograd"` | the graph of the inner loop | all intermediate results |
-# | `"reverse"` | $w_0,\dots,w_N$; forms the products of the algorithm step by step | $n_w$ numbers a task |
-# | `"adjoint"` | states of the head's gradient flow (inner steps are its Euler steps) | support $\times$ ways numbers |
+# | `Autograd()` | the graph of the inner loop | all intermediate results |
+# | `Reverse()` | $w_0,\dots,w_N$; forms the products of the algorithm step by step | $n_w$ numbers a task |
+# | `EulerAdjoint()` | states of the head's gradient flow (inner steps are its Euler steps) | support $\times$ ways numbers |
 
 
 # %%
@@ -142,13 +143,14 @@ LOOKS = dict(zip(METHODS, (style.method(k) for k in ("anil", "fo_maml", "maml"))
 
 
 # %%
+WAYS = {"autograd": Autograd(), "reverse": Reverse(), "adjoint": EulerAdjoint()}
 batch = make_batch(3, torch.float64)
 float64 = {"filters": 4, "dtype": torch.float64}
 rows = []
 for n in (1, 5, 20):
     exact = {m: meta_gradient_vector(make_learner(m, n, **float64), batch) for m in METHODS}
     ways = [(m, "reverse") for m in METHODS] + [("head", "adjoint")]
-    learners = {way: make_learner(way[0], n, backward=way[1], **float64) for way in ways}
+    learners = {way: make_learner(way[0], n, backward=WAYS[way[1]], **float64) for way in ways}
     plain = make_learner("maml", n, **float64).model
     learners["maml", "ctml.MAML"] = ctml.MAML(plain, ctml.cross_entropy, inner_lr=0.1, inner_steps=n)
     rows += [
@@ -219,13 +221,13 @@ least.assign(ratio=ratio).round(4)
 # %%
 def weigh(label, method, inner_steps, backward):
     """Return the peak memory of one meta-gradient as a row of the table."""
-    learner = make_learner(method, inner_steps, backward=backward)
+    learner = make_learner(method, inner_steps, backward=WAYS[backward])
     taken = peak_bytes(lambda: learner.meta_gradient(batch), config.device)
     return {"method": label, "backward": backward, "N": inner_steps, "bytes": taken}
 
 
 rows = [weigh(m, m, n, b) for n in config.inner_steps for m in METHODS for b in ("autograd", "reverse")]
-rows += [weigh("head, long", "head", n, b) for n in config.long_steps for b in ("autograd", "reverse", "adjoint")]
+rows += [weigh("head, long", "head", n, b) for n in config.long_steps for b in WAYS]
 memory = study.table(pd.DataFrame(rows), "memory")
 long = memory[memory.method == "head, long"].pivot(index="N", columns="backward", values="bytes")
 growth = long.loc[100] - long.loc[10]

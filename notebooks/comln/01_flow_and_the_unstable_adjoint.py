@@ -39,7 +39,17 @@ from torchdiffeq import odeint
 
 import ctml
 from ctml.companion import Study, choose, style
-from ctml.flows import Adaptive, ClosedForm, FixedSteps, adapt_head
+from ctml.flows import (
+    Adaptive,
+    Adjoint,
+    BackwardFlow,
+    ClosedForm,
+    CrossEntropy,
+    FixedSteps,
+    ForwardMode,
+    SquaredError,
+    adapt_head,
+)
 from ctml.flows.tableaus import EULER
 from ctml.tasks import Embeddings
 
@@ -247,13 +257,16 @@ study.figure(
 
 # %%
 LOSSES = {"squared": "half the squared error", "cross_entropy": "cross-entropy"}
+INNER = {"squared": SquaredError(), "cross_entropy": CrossEntropy()}
+GRADIENTS = {"adjoint": Adjoint(), "forward": ForwardMode(), "backward_flow": BackwardFlow()}
 TIGHT = Adaptive(rtol=1e-11, atol=1e-13)
 
 
-def meta_gradient(loss, horizon, solver, method="adjoint"):
+def meta_gradient(loss, horizon, solver, **options):
     """Gradient in Phi of the test loss at W(T), flattened, one row per task."""
     phi = features.clone().requires_grad_()
-    W = adapt_head(phi, labels, head, torch.tensor(horizon, dtype=phi.dtype), loss=loss, solver=solver, method=method)
+    T = torch.tensor(horizon, dtype=phi.dtype)
+    W = adapt_head(phi, labels, head, T, loss=INNER[loss], solver=solver, **options)
     return torch.autograd.grad(ctml.cross_entropy(query @ W.mT, query_labels).sum(), phi)[0].flatten(1)
 
 
@@ -261,9 +274,9 @@ def gradient_errors(loss, horizon):
     """Return the relative error of each method for every task."""
     exact = meta_gradient(loss, horizon, ClosedForm() if loss == "squared" else TIGHT)
     rows = []
-    for method in ("adjoint", "forward", "backward_flow"):
+    for method, way in GRADIENTS.items():
         try:
-            found = meta_gradient(loss, horizon, Adaptive(rtol=1e-6, atol=1e-8, max_steps=3000), method)
+            found = meta_gradient(loss, horizon, Adaptive(rtol=1e-6, atol=1e-8, max_steps=3000), gradient=way)
             error = (found - exact).norm(dim=1) / exact.norm(dim=1)
         except RuntimeError:  # the solver gave up on the way back
             error = torch.full((len(exact),), torch.inf)

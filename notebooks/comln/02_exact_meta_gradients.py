@@ -37,7 +37,7 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
-from ctml.flows import Adaptive, FixedSteps, adapt_head
+from ctml.flows import Adaptive, Adjoint, BackwardFlow, FixedSteps, ForwardMode, Unrolled, adapt_head
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, KUTTA3, MIDPOINT, RK4
 from ctml.models import MLP
 from ctml.tasks import Embeddings
@@ -143,7 +143,8 @@ dW_dphi = -(
 
 eq10, eq12 = [], []
 for t in range(config.tasks):
-    unrolled = lambda p, w, t=t: adapt_head(p[None], y[t : t + 1], w, T, solver=solver, method="unrolled")[0]  # noqa: E731
+    walk = {"solver": solver, "gradient": Unrolled()}
+    unrolled = lambda p, w, t=t, walk=walk: adapt_head(p[None], y[t : t + 1], w, T, **walk)[0]  # noqa: E731
     of_phi, of_W0 = torch.autograd.functional.jacobian(unrolled, (phi[t], W_0))
     eq10.append(relative(dW_dW0[t], of_W0))
     eq12.append(relative(dW_dphi[t], of_phi))
@@ -168,7 +169,7 @@ def test_loss(phi, W_0, T, batch=batch, **options):
 eq13 = []
 for horizon in (0.3, 3.0, 30.0):
     T = seconds(horizon).requires_grad_()
-    loss = test_loss(phi, W_0, T, solver=Adaptive(1e-10, 1e-12), method="forward")
+    loss = test_loss(phi, W_0, T, solver=Adaptive(1e-10, 1e-12), gradient=ForwardMode())
     (derivative,) = torch.autograd.grad(loss, T)
     eps, very_tight = 1e-3 * horizon, Adaptive(1e-13, 1e-15)
     after, before = (test_loss(phi, W_0, seconds(horizon + sign * eps), solver=very_tight) for sign in (1, -1))
@@ -183,17 +184,17 @@ pd.Series(eq13, index=pd.Index([0.3, 3.0, 30.0], name="T"), name="relative diffe
 
 
 # %%
-def meta_gradients(horizon, solver, method):
+def meta_gradients(horizon, solver, gradient):
     """Return the gradients of the test loss in Phi, W_0 and T."""
     leaves = phi.clone().requires_grad_(), W_0.clone().requires_grad_(), seconds(horizon).requires_grad_()
-    return torch.autograd.grad(test_loss(*leaves, solver=solver, method=method), leaves)
+    return torch.autograd.grad(test_loss(*leaves, solver=solver, gradient=gradient), leaves)
 
 
 rows = []
 for steps in (10, 40):
-    reference = meta_gradients(config.horizon, FixedSteps(steps), "unrolled")
-    for method in ("adjoint", "forward", "backward_flow"):
-        found = meta_gradients(config.horizon, FixedSteps(steps), method)
+    reference = meta_gradients(config.horizon, FixedSteps(steps), Unrolled())
+    for method, gradient in {"adjoint": Adjoint(), "forward": ForwardMode(), "backward_flow": BackwardFlow()}.items():
+        found = meta_gradients(config.horizon, FixedSteps(steps), gradient)
         wrong = [relative(f, r) for f, r in zip(found, reference, strict=True)]
         rows.append({"RK4 steps": steps, "method": method, **dict(zip(("Phi", "W_0", "T"), wrong, strict=True))})
 four = study.table(pd.DataFrame(rows), "four_methods")
@@ -206,12 +207,12 @@ four.set_index(["RK4 steps", "method"]).map("{:.1e}".format)
 
 # %%
 exact_W = adapt_head(phi, y, W_0, seconds(config.horizon), solver=Adaptive(1e-13, 1e-15))
-exact_gradient = meta_gradients(config.horizon, Adaptive(1e-13, 1e-15), "adjoint")[0]
+exact_gradient = meta_gradients(config.horizon, Adaptive(1e-13, 1e-15), Adjoint())[0]
 rows = []
 for tableau in (EULER, MIDPOINT, KUTTA3, RK4, DORMAND_PRINCE):
     for steps in config.steps:
         W = adapt_head(phi, y, W_0, seconds(config.horizon), solver=FixedSteps(steps, tableau))
-        gradient = meta_gradients(config.horizon, FixedSteps(steps, tableau), "adjoint")[0]
+        gradient = meta_gradients(config.horizon, FixedSteps(steps, tableau), Adjoint())[0]
         errors = {"W": relative(W, exact_W), "meta-gradient": relative(gradient, exact_gradient)}
         rows.append({"scheme": tableau.name, "order": tableau.order, "steps": steps, **errors})
 order = study.table(pd.DataFrame(rows), "order_of_convergence")
@@ -377,7 +378,7 @@ study.claim("comln-anil", weights_error=walks["weights"], gradient_error=walks["
 # ## Variants to try
 # - `SET="noise=1"`: classes that are easy to tell apart want a longer time, until no time is too long.
 # - In *Order of convergence*, add `THREE_EIGHTHS` or your own `Tableau`: one that has not the order it states is refused.
-# - Give `carried_forward` in the stability check `loss="squared"`: the rates no longer fade.
+# - Give `carried_forward` in the stability check `loss=SquaredError()`: the rates no longer fade.
 #
 # ## Provenance
 

@@ -37,7 +37,7 @@ import torch
 
 import ctml
 from ctml.companion import Study, choose, style
-from ctml.flows import Adaptive, FixedSteps, adapt_head
+from ctml.flows import Adaptive, Adjoint, FixedSteps, ForwardMode, Unrolled, adapt_head
 from ctml.flows.head_descent import descend_head, proximal_head
 from ctml.flows.tableaus import EULER, RK4
 from ctml.memory import peak_bytes
@@ -97,9 +97,9 @@ config
 # | ANIL | $O(NdK)$ | yes | `descend_head(...)` |
 # | ANIL with checkpoints | $O(Nd\sqrt K)$ | yes | `descend_head(..., segments)` |
 # | iMAML | constant | no | `proximal_head` |
-# | COMLN, forward mode | $O(M^2N^2+M^3N)$, constant | yes | `adapt_head(..., method="forward")` |
+# | COMLN, forward mode | $O(M^2N^2+M^3N)$, constant | yes | `adapt_head(..., gradient=ForwardMode())` |
 # | COMLN, adjoint | $O(MN)$ an accepted step | yes | `adapt_head(...)` |
-# | COMLN, adjoint with checkpoints | $O(MN\sqrt K)$ | yes | `adapt_head(..., checkpoints=True)` |
+# | COMLN, adjoint with checkpoints | $O(MN\sqrt K)$ | yes | `adapt_head(..., gradient=Adjoint(checkpoints=True))` |
 
 # %%
 WAYS, QUERIES, RATE = 5, 15, 0.01
@@ -135,10 +135,10 @@ CONTENDERS = {
     "anil": anil,
     "anil_checkpoints": lambda phi, y, W, steps: anil(phi, y, W, steps, segments=round(steps**0.5) if steps > 1 else 2),
     "imaml": lambda phi, y, W, steps: proximal_head(phi, y, W, rate=RATE, steps=steps),
-    "comln": lambda *task: flow(*task, method="forward"),
-    "comln_euler": lambda *task: flow(*task, method="forward", euler=True),
+    "comln": lambda *task: flow(*task, gradient=ForwardMode()),
+    "comln_euler": lambda *task: flow(*task, gradient=ForwardMode(), euler=True),
     "comln_adjoint": lambda *task: flow(*task),
-    "comln_checkpoints": lambda *task: flow(*task, euler=True, checkpoints=True),
+    "comln_checkpoints": lambda *task: flow(*task, euler=True, gradient=Adjoint(checkpoints=True)),
 }
 
 
@@ -288,10 +288,11 @@ def compare(n_tasks):
     """Time of three methods on the same steps, and the adjoint's distance from plain autograd."""
     given, solver = embeddings(n_tasks, 1600, torch.float64), FixedSteps(config.compared_steps, RK4)
 
-    def adapt(method, phi, y, W, steps):
-        return adapt_head(phi, y, W, phi.new_tensor(RATE * steps), solver=solver, method=method)
+    def adapt(gradient, phi, y, W, steps):
+        return adapt_head(phi, y, W, phi.new_tensor(RATE * steps), solver=solver, gradient=gradient)
 
-    works = {m: partial(meta_gradient, partial(adapt, m), *given, 1000) for m in ("adjoint", "unrolled", "forward")}
+    methods = {"adjoint": Adjoint(), "unrolled": Unrolled(), "forward": ForwardMode()}
+    works = {m: partial(meta_gradient, partial(adapt, way), *given, 1000) for m, way in methods.items()}
     wrong = [float((f - e).norm() / e.norm()) for f, e in zip(works["adjoint"](), works["unrolled"](), strict=True)]
     turns = {"adjoint": config.repeats, "unrolled": config.repeats, "forward": 1}
     times = {f"{m} (ms)": 1e3 * median_seconds(work, turns[m], config.device) for m, work in works.items()}

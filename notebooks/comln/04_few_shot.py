@@ -42,7 +42,7 @@ import torch
 import ctml
 from ctml import data
 from ctml.companion import Study, choose, style
-from ctml.flows import Adaptive, FixedSteps
+from ctml.flows import Adaptive, CrossEntropy, FixedSteps
 from ctml.flows.tableaus import EULER, RK4
 from ctml.models import Conv4, ResNet12
 from ctml.tasks import FewShot
@@ -155,8 +155,8 @@ def make_learner(method, setting, image, seed):
     build = {"conv4": partial(Conv4, width=config.width), "resnet12": ResNet12}[setting[1]]
     model = build(image[0], config.ways, side=image[1], generator=ctml.generator(seed, "initial weights"))
     if method in SOLVERS:
-        options = {"horizon": config.horizon, "smoothing": config.smoothing, "solver": SOLVERS[method]}
-        return ctml.COMLN(model, ctml.cross_entropy, **options)
+        options = {"inner_loss": CrossEntropy(config.smoothing), "horizon": config.horizon, "solver": SOLVERS[method]}
+        return ctml.COMLN(model, partial(ctml.cross_entropy, label_smoothing=config.smoothing), **options)
     kind, inner = {"anil": (ctml.ANIL, config.anil), "maml": (ctml.MAML, config.maml)}[method]
     return kind(model, ctml.cross_entropy, inner_lr=inner.rate, inner_steps=inner.steps)
 

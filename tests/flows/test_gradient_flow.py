@@ -3,29 +3,41 @@
 import inspect
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from flows.problems import problem
+from flows.problems import meta_gradients, problem, worst
 from torchdiffeq import odeint
 
 import ctml
-from ctml.flows import Adaptive, ClosedForm, FixedSteps, adapt_head
+from ctml.flows import (
+    Adaptive,
+    Adjoint,
+    BackwardFlow,
+    ClosedForm,
+    CrossEntropy,
+    FixedSteps,
+    ForwardMode,
+    SquaredError,
+    Unrolled,
+    adapt_head,
+)
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, HEUN, KUTTA3, RK4
 
 TIGHT = Adaptive(rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("support, d", [(3, 8), (8, 3)], ids=["support < d", "support > d"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()], ids=repr)
 def test_flow_is_that_of_an_independent_solver_in_weight_space(loss, support, d):
     features, labels, head, horizon = problem(support=support, d=d)
     targets = F.one_hot(labels, 3).double()
 
     def gradient_descent(t, w):
         logits = features @ w.mT
-        predicted = logits.softmax(-1) if loss == "cross_entropy" else logits
+        predicted = logits if loss == SquaredError() else logits.softmax(-1)
         return -(predicted - targets).mT @ features / support
 
     times = torch.stack([torch.zeros_like(horizon), horizon])
@@ -39,12 +51,12 @@ def test_flow_is_that_of_an_independent_solver_in_weight_space(loss, support, d)
 def test_squared_loss_has_a_closed_form(support, d, weighted):
     features, labels, head, horizon = problem(support=support, d=d)
     weights = torch.rand(2, support, generator=ctml.generator(1, "weights"), dtype=torch.float64) if weighted else None
-    options = {"loss": "squared", "weights": weights}
+    options = {"loss": SquaredError(), "weights": weights}
     exact = adapt_head(features, labels, head, horizon, solver=ClosedForm(), **options)
     assert torch.allclose(adapt_head(features, labels, head, horizon, solver=TIGHT, **options), exact, atol=1e-9)
     # ... and its limit is least squares on the span of the features.
     if not weighted and d > support:
-        at_rest = adapt_head(features, labels, head, horizon * 1e6, solver=ClosedForm(), loss="squared")
+        at_rest = adapt_head(features, labels, head, horizon * 1e6, solver=ClosedForm(), loss=SquaredError())
         assert torch.allclose(features @ at_rest.mT, F.one_hot(labels, 3).double(), atol=1e-6)
 
 
@@ -65,12 +77,12 @@ def test_adaptive_error_follows_the_tolerance():
 
 
 @pytest.mark.parametrize("solver", [Adaptive(), FixedSteps(3, RK4)], ids=["adaptive", "fixed"])
-@pytest.mark.parametrize("method", ["adjoint", "forward", "unrolled", "backward_flow"])
-def test_zero_horizon_returns_the_initial_head_with_its_exact_gradients(method, solver):
+@pytest.mark.parametrize("gradient", [Adjoint(), ForwardMode(), Unrolled(), BackwardFlow()], ids=repr)
+def test_zero_horizon_returns_the_initial_head_with_its_exact_gradients(gradient, solver):
     leaves = features, labels, head, horizon = problem(horizon=0.0)
     for leaf in (features, head, horizon):
         leaf.requires_grad_()
-    adapted = adapt_head(*leaves, method=method, solver=solver)
+    adapted = adapt_head(*leaves, gradient=gradient, solver=solver)
     assert torch.equal(adapted, head.expand(2, 3, 4))
     d_features, d_head, d_horizon = torch.autograd.grad(adapted.sum(), (features, head, horizon))
     with torch.no_grad():
@@ -115,7 +127,7 @@ def test_one_task_is_a_batch_of_tasks():
 def test_smoothing_and_weights():
     features, labels, head, horizon = problem()
     soft = 0.9 * F.one_hot(labels, 3).double() + 0.1 / 3
-    smoothed = adapt_head(features, labels, head, horizon, smoothing=0.1)
+    smoothed = adapt_head(features, labels, head, horizon, loss=CrossEntropy(smoothing=0.1))
     assert torch.allclose(smoothed, adapt_head(features, soft, head, horizon), atol=1e-14)
     # An example of weight zero is an example left out.
     weights = torch.full((2, 5), 1 / 4, dtype=torch.float64)
@@ -128,6 +140,7 @@ def test_smoothing_and_weights():
 
 
 NAN = float("nan")
+SOFT = torch.full((2, 5, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +156,22 @@ NAN = float("nan")
         ({"labels": torch.full((2, 5), 3)}, r"labels lie in \[3, 3\]"),
         ({"labels": torch.full((2, 5), -1)}, r"labels lie in \[-1, -1\]"),
         ({"labels": torch.zeros(2, 4)}, "labels has shape"),
-        ({"smoothing": 1.0}, "smoothing=1.0"),
         ({"weights": -torch.ones(2, 5)}, "must not be negative"),
         ({"weights": torch.ones(5)}, "one per example"),
-        ({"loss": "hinge"}, "loss='hinge'"),
-        ({"method": "magic"}, "method='magic'"),
-        ({"solver": ClosedForm()}, "only loss='squared'"),
-        ({"method": "forward", "weights": torch.ones(2, 5, requires_grad=True)}, "method='forward' has none"),
+        ({"solver": ClosedForm()}, r"loss=CrossEntropy\(smoothing=0.0\): only SquaredError"),
+        (
+            {"solver": ClosedForm(), "loss": SquaredError(), "gradient": Adjoint(checkpoints=True)},
+            r"takes no steps for gradient=Adjoint\(checkpoints=True\)",
+        ),
+        (
+            {"gradient": ForwardMode(), "weights": torch.ones(2, 5, requires_grad=True)},
+            r"weights require a gradient: gradient=ForwardMode\(\) has none",
+        ),
+        ({"gradient": ForwardMode(), "labels": SOFT}, r"labels require a gradient: gradient=ForwardMode\(\) has none"),
+        (
+            {"gradient": BackwardFlow(), "labels": SOFT},
+            r"labels require a gradient: gradient=BackwardFlow\(\) has none",
+        ),
     ],
 )
 def test_refusals(change, message):
@@ -159,7 +181,59 @@ def test_refusals(change, message):
         inspect.unwrap(adapt_head)(**arguments)  # its own refusals, not those of the shape checker of the tests
 
 
-def test_solvers_refuse():
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"loss": "cross_entropy"}, r"loss='cross_entropy': must be one of CrossEntropy\(\), SquaredError\(\)"),
+        ({"loss": ctml.cross_entropy}, r"loss=<function cross_entropy"),
+        ({"solver": Adaptive}, r"solver=<class .*Adaptive'>: must be one of Adaptive\(\)"),
+        ({"solver": Adjoint()}, r"solver=Adjoint\(checkpoints=False\): must be"),
+        ({"gradient": "adjoint"}, r"gradient='adjoint': must be one of Adjoint\(\)"),
+        ({"gradient": Adaptive()}, r"gradient=Adaptive\(.*\): must be"),
+    ],
+)
+def test_options_are_objects(change, message):
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(adapt_head)(*problem(), **change)
+
+
+def test_a_gradient_that_is_refused_is_not_missed_where_nothing_is_differentiated():
+    features, _, head, horizon = problem()
+    with torch.no_grad():
+        expected = adapt_head(features, SOFT, head, horizon)
+        for gradient in (ForwardMode(), BackwardFlow()):
+            found = adapt_head(features, SOFT, head, horizon, gradient=gradient)
+            assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_a_loss_of_ones_own_needs_no_change_elsewhere():
+    """Sigmoid regression: link(z) = sigmoid(z), given from outside, by all methods."""
+
+    class Sigmoid:
+        def predict(self, logits, out=None):
+            return torch.sigmoid(logits, out=out)
+
+        def pull_back(self, cotangent, predicted, out=None):
+            return torch.mul(cotangent, predicted * (1 - predicted), out=out)
+
+    class Logistic(SquaredError):
+        link, linear = Sigmoid(), False
+
+        def predict(self, logits):
+            return logits.sigmoid()
+
+    given = problem()
+    expected = meta_gradients(partial(adapt_head, loss=Logistic(), gradient=Unrolled()), given)
+    for gradient in (Adjoint(), Adjoint(checkpoints=True), ForwardMode()):
+        found = meta_gradients(partial(adapt_head, loss=Logistic(), gradient=gradient), given)
+        assert worst(found[:3], expected[:3]) < 1e-12
+    with pytest.raises(ValueError, match="only SquaredError"):
+        adapt_head(*given, loss=Logistic(), solver=ClosedForm())
+
+
+def test_solvers_and_losses_refuse():
+    with pytest.raises(ValueError, match=r"smoothing=1\.0"):
+        CrossEntropy(smoothing=1.0)
     with pytest.raises(ValueError, match="steps=0"):
         FixedSteps(0)
     with pytest.raises(ValueError, match="atol=0"):

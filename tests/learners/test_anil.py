@@ -1,11 +1,15 @@
 """ANIL for any choice of adapted parameters: its ways to the meta-gradient, against each other and the theory."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 import ctml
 from ctml import Examples, TaskBatch
+from ctml.flows import CrossEntropy, SquaredError
+from ctml.learners.anil_backward import Autograd, EulerAdjoint, Reverse
 from ctml.models import MLP, Conv4, DeepHead, PerTask
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
@@ -37,7 +41,7 @@ def assert_same(one, other, rtol=1e-9):
     assert float((one[1] - other[1]).norm() / other[1].norm()) < rtol
 
 
-@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("backward", [Autograd(), Reverse()], ids=repr)
 @pytest.mark.parametrize("steps", [0, 1, 3, 7])
 @pytest.mark.parametrize("kind", [QuadraticTasks, LogCoshTasks])
 def test_meta_gradient_equals_the_theorys(kind, steps, backward):
@@ -64,18 +68,18 @@ CHOICES = {
 @pytest.mark.parametrize("tasks_at_once", [None, 3])
 @pytest.mark.parametrize("norm", ["transductive", "support"])
 def test_reverse_loop_equals_autograd(images, options, tasks_at_once, norm):
-    reverse = meta_gradient(conv4(norm), images, backward="reverse", tasks_at_once=tasks_at_once, **options)
+    reverse = meta_gradient(conv4(norm), images, backward=Reverse(), tasks_at_once=tasks_at_once, **options)
     assert_same(reverse, meta_gradient(conv4(norm), images, **options))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 6])
 @pytest.mark.parametrize("tasks_at_once", [None, 3])
 def test_adjoint_of_the_euler_flow_equals_autograd(images, steps, tasks_at_once):
-    adjoint = meta_gradient(conv4(), images, inner_steps=steps, backward="adjoint", tasks_at_once=tasks_at_once)
+    adjoint = meta_gradient(conv4(), images, inner_steps=steps, backward=EulerAdjoint(), tasks_at_once=tasks_at_once)
     assert_same(adjoint, meta_gradient(conv4(), images, inner_steps=steps))
 
 
-@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("backward", [Autograd(), Reverse()], ids=repr)
 @pytest.mark.parametrize("adapts", ["head", ("blocks.2", "blocks.3", "head")])
 def test_kept_features_equal_the_whole_network_at_each_step(images, adapts, backward):
     """A cut network computes its features once; its numbers are those of running everything at every step."""
@@ -95,7 +99,7 @@ def test_kept_features_equal_the_whole_network_at_each_step(images, adapts, back
         torch.testing.assert_close(by_name[name].grad, parameter.grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("backward", [Autograd(), Reverse()], ids=repr)
 def test_adapting_everything_is_maml(images, backward):
     maml = ctml.MAML(conv4(), ctml.cross_entropy, inner_lr=LR, inner_steps=3)
     losses = maml.meta_gradient(images)
@@ -103,7 +107,7 @@ def test_adapting_everything_is_maml(images, backward):
     assert_same(meta_gradient(conv4(), images, adapts=lambda name: True, backward=backward), (losses, expected))
 
 
-@pytest.mark.parametrize("backward", ["autograd", "reverse"])
+@pytest.mark.parametrize("backward", [Autograd(), Reverse()], ids=repr)
 def test_any_ordinary_module_can_be_split_by_name(backward):
     batch = Sinusoid(shots=5, queries=5).sample(TASKS, generator(0, "t")).to(dtype=torch.float64)
     layers = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
@@ -131,10 +135,9 @@ def test_ridge_pulls_the_head_towards_zero(images):
         ({"adapts": "hea"}, "adapts='hea' is none of"),
         ({"adapts": lambda name: False}, "nothing would adapt"),
         ({"adapts": ()}, "nothing would adapt"),
-        ({"backward": "sideways"}, "backward='sideways': must be one of autograd, reverse, adjoint"),
-        ({"backward": "adjoint", "ridge": 0.1}, "backward='adjoint': fits"),
-        ({"backward": "adjoint", "adapts": "head.bias"}, "backward='adjoint': fits"),
-        ({"backward": "adjoint", "order": "first"}, "backward='adjoint': fits"),
+        ({"backward": EulerAdjoint(), "ridge": 0.1}, "backward=EulerAdjoint.*: fits adapts='head'"),
+        ({"backward": EulerAdjoint(), "adapts": "head.bias"}, "backward=EulerAdjoint.*: fits adapts='head'"),
+        ({"backward": EulerAdjoint(), "order": "first"}, "backward=EulerAdjoint.*: fits adapts='head'"),
         ({"ridge": -1.0}, "ridge=-1.0: must be at least 0"),
         ({"order": "hessian-free"}, "order='hessian-free': must be one of second, first"),
     ],
@@ -143,3 +146,47 @@ def test_ridge_pulls_the_head_towards_zero(images):
 def test_senseless_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ctml.ANIL(conv4(), ctml.cross_entropy, inner_lr=LR, **options)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_backward_is_an_object():
+    with pytest.raises(
+        TypeError, match=r"backward='reverse': must be one of Autograd\(\), Reverse\(\), EulerAdjoint\(\)"
+    ):
+        ctml.ANIL(conv4(), ctml.cross_entropy, inner_lr=LR, backward="reverse")
+
+
+def half_squared_error(outputs, targets):
+    return (outputs - targets).square().sum(-1).mean(1) / 2
+
+
+smoothed = partial(ctml.cross_entropy, label_smoothing=0.1)
+TWINS = {
+    "another name": (lambda z, y: ctml.cross_entropy(z, y), CrossEntropy()),
+    "smoothed": (smoothed, CrossEntropy(smoothing=0.1)),
+    "squared": (half_squared_error, SquaredError()),
+}
+
+
+@pytest.mark.parametrize("loss, inner_loss", TWINS.values(), ids=TWINS)
+def test_the_euler_adjoint_asks_what_a_loss_is_not_what_it_is_called(images, loss, inner_loss):
+    if inner_loss == SquaredError():
+        one_hot = [Examples(x, nn.functional.one_hot(y, WAYS).double()) for x, y in (images.support, images.query)]
+        images = TaskBatch(*one_hot)
+    adjoint = meta_gradient(conv4(), images, loss, backward=EulerAdjoint(inner_loss))
+    assert_same(adjoint, meta_gradient(conv4(), images, loss))
+
+
+@pytest.mark.parametrize(
+    "loss, inner_loss",
+    [
+        (smoothed, CrossEntropy()),
+        (ctml.cross_entropy, CrossEntropy(smoothing=0.01)),
+        (ctml.cross_entropy, SquaredError()),
+    ],
+    ids=["smoothing missed", "smoothing too much", "squared"],
+)
+def test_another_inner_loss_is_refused_by_name(images, loss, inner_loss):
+    learner = ctml.ANIL(conv4(), loss, inner_lr=LR, inner_steps=3, backward=EulerAdjoint(inner_loss))
+    with pytest.raises(ValueError, match=r"backward=EulerAdjoint.*: another inner loss than loss=.*cross_entropy"):
+        learner.meta_gradient(images)

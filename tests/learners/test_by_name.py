@@ -7,6 +7,7 @@ import torch
 
 import ctml
 from ctml.companion import style
+from ctml.flows import SquaredError
 from ctml.flows.tableaus import RK4, rk2
 from ctml.inner_solvers import GradientDescent
 from ctml.learners.bi_maml import BiMAML, Switch
@@ -28,7 +29,7 @@ BY_HAND = {
     "anil": (ctml.ANIL, {**STEPS, "order": "second"}),
     "fo_anil": (ctml.ANIL, {**STEPS, "order": "first"}),
     "reptile": (ctml.Reptile, STEPS),
-    "comln": (ctml.COMLN, {"horizon": 0.5, "inner_loss": "squared"}),
+    "comln": (ctml.COMLN, {"horizon": 0.5, "inner_loss": SquaredError()}),
     "bi_maml": (BiMAML, {**STEPS, "switch": Switch(at_most=0)}),
     "imaml": (IMAML, PROXIMAL),
     "fo_b_maml": (FOBMAML, {**PROXIMAL, "nu": 0.1, "difference": "symmetric"}),

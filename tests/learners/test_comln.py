@@ -1,12 +1,13 @@
 """COMLN: ANIL as its Euler case, its learned time, and what training changes."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 import ctml
-from ctml.flows import ClosedForm, FixedSteps
+from ctml.flows import Adjoint, ClosedForm, CrossEntropy, FixedSteps, ForwardMode, SquaredError, Unrolled
 from ctml.flows.tableaus import EULER
 from ctml.learners.comln import COMLN
 from ctml.models import MLP
@@ -50,9 +51,10 @@ def test_euler_is_anil(batch):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", ["adjoint", "forward", "unrolled"])
-def test_derivative_in_log_horizon(batch, method):
-    learner = COMLN(mlp(), ctml.cross_entropy, horizon=2.0, method=method, solver=ctml.flows.Adaptive(1e-11, 1e-12))
+@pytest.mark.parametrize("gradient", [Adjoint(), ForwardMode(), Unrolled()], ids=repr)
+def test_derivative_in_log_horizon(batch, gradient):
+    solver = ctml.flows.Adaptive(1e-11, 1e-12)
+    learner = COMLN(mlp(), ctml.cross_entropy, horizon=2.0, gradient=gradient, solver=solver)
     learner.meta_gradient(batch)
     derivative, at, eps = float(learner.log_horizon.grad), float(learner.log_horizon.detach()), 1e-4
 
@@ -70,21 +72,47 @@ def test_chunks_of_tasks_give_the_same_meta_gradient(batch):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_smoothing_is_for_training_only(batch):
-    """Inner and query loss, as a plain learner on smoothed targets would have it; none in evaluation."""
-    learner, plain = COMLN(mlp(), ctml.cross_entropy, smoothing=0.2), COMLN(mlp(), ctml.cross_entropy)
+def test_inner_smoothing_is_for_training_only(batch):
+    learner = COMLN(mlp(), ctml.cross_entropy, inner_loss=CrossEntropy(smoothing=0.2))
+    plain = COMLN(mlp(), ctml.cross_entropy)
     assert not torch.allclose(learner.adapt(batch.support)["weight"], plain.adapt(batch.support)["weight"])
-    smoothed = ctml.cross_entropy(
-        learner.predict(learner.adapt(batch.support), batch.query.x, batch.support.x), batch.query.y, 0.2
-    )
-    assert torch.equal(learner.meta_loss(batch), smoothed)
-    assert torch.equal(learner.eval().meta_loss(batch), plain.meta_loss(batch))
+    assert torch.equal(learner.eval().adapt(batch.support)["weight"], plain.adapt(batch.support)["weight"])
+
+
+def test_the_query_loss_is_the_one_given_whatever_it_is_called(batch):
+    """The same loss under three names gives the same numbers, smoothed or not, in training and out of it."""
+    names = [ctml.cross_entropy, partial(ctml.cross_entropy), lambda logits, labels: ctml.cross_entropy(logits, labels)]
+    options = {"inner_loss": CrossEntropy(smoothing=0.2)}
+    learners = [COMLN(mlp(), loss, **options) for loss in names]
+    smoothed = COMLN(mlp(), partial(ctml.cross_entropy, label_smoothing=0.2), **options)
+    for training in (True, False):
+        outputs = learners[0].train(training).predict(learners[0].adapt(batch.support), batch.query.x, batch.support.x)
+        for learner in learners:
+            found = learner.train(training).meta_loss(batch)
+            assert torch.equal(found, ctml.cross_entropy(outputs, batch.query.y))
+        found = smoothed.train(training).meta_loss(batch)
+        assert torch.equal(found, ctml.cross_entropy(outputs, batch.query.y, 0.2))
+
+
+@pytest.mark.parametrize("learn_horizon", [True, False])
+def test_the_model_is_left_as_it_is(batch, learn_horizon):
+    """Neither making the learner nor using it zeroes or freezes anything; the bias of the head takes no part."""
+    model = mlp()
+    before = {k: (p.detach().clone(), p.requires_grad) for k, p in model.named_parameters()}
+    assert before["head.bias"][0].abs().max() > 0
+    learner = COMLN(model, ctml.cross_entropy, learn_horizon=learn_horizon)
+    learner.meta_gradient(batch)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name][0]) and p.requires_grad == before[name][1]
+    outputs = learner.predict(learner.adapt(batch.support), batch.query.x, batch.support.x)
+    model.head.bias.data.add_(1.0)
+    assert torch.equal(outputs, learner.predict(learner.adapt(batch.support), batch.query.x, batch.support.x))
 
 
 def test_meta_test_evaluates():
     tasks = Logistic(dim=6, shots=9, queries=9)
     model = mlp((6, 10, 8, 2), torch.float32)
-    learner, plain = COMLN(model, ctml.cross_entropy, smoothing=0.5), COMLN(model, ctml.cross_entropy)
+    learner, plain = COMLN(model, ctml.cross_entropy, inner_loss=CrossEntropy(0.5)), COMLN(model, ctml.cross_entropy)
     scores, expected = (ctml.meta_test(one, tasks, n_tasks=20).scores for one in (learner, plain))
     assert torch.equal(scores, expected) and learner.training
 
@@ -106,8 +134,8 @@ def test_horizon_is_learned_and_not_decayed():
 def test_squared_loss_is_a_learner_for_regression():
     """The closed form and small steps agree, on targets that are real numbers."""
     batch = Sinusoid().sample(3, generator(0, "tasks")).to(dtype=torch.float64)
-    exact = COMLN(mlp((1, 10, 8, 1)), ctml.mse, inner_loss="squared", solver=ClosedForm())
-    steps = COMLN(mlp((1, 10, 8, 1)), ctml.mse, inner_loss="squared", solver=FixedSteps(200))
+    exact = COMLN(mlp((1, 10, 8, 1)), ctml.mse, inner_loss=SquaredError(), solver=ClosedForm())
+    steps = COMLN(mlp((1, 10, 8, 1)), ctml.mse, inner_loss=SquaredError(), solver=FixedSteps(200))
     (loss, found), (other_loss, expected) = gradients(exact, batch), gradients(steps, batch)
     torch.testing.assert_close(loss, other_loss, rtol=1e-8, atol=0)
     for name in expected:
@@ -120,6 +148,10 @@ def test_refusals():
         COMLN(torch.nn.Tanh(), ctml.cross_entropy)
     with pytest.raises(ValueError, match=r"horizon=0"):
         COMLN(mlp(), ctml.cross_entropy, horizon=0.0)
+    with pytest.raises(ValueError, match="only SquaredError"):
+        COMLN(mlp(), ctml.cross_entropy, solver=ClosedForm())
+    with pytest.raises(TypeError, match="gradient='adjoint': must be one of"):
+        COMLN(mlp(), ctml.cross_entropy, gradient="adjoint")
     with pytest.raises(ValueError, match="inner_steps=5: COMLN takes no inner steps"):
         COMLN(mlp(), ctml.cross_entropy).with_inner_steps(5)
     assert math.isclose(float(COMLN(mlp(), ctml.cross_entropy, horizon=3.0).horizon.detach()), 3.0)

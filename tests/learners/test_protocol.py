@@ -11,6 +11,7 @@ from ctml import learners, trees
 from ctml.flows.tableaus import rk2
 from ctml.inner_solvers import GradientDescent
 from ctml.learners import ANIL, COMLN, FOBMAML, IMAML, MAML, BiMAML, Learner, ProximalFOMAML, ProximalReptile, Reptile
+from ctml.learners.anil_backward import EulerAdjoint, Reverse
 from ctml.learners.bi_maml import Switch
 from ctml.learners.gradient_learner import GradientLearner
 from ctml.learners.maml import LostGraph
@@ -119,10 +120,10 @@ LEARNERS = {  # how to make it, the oracle of its meta-gradient, the oracle's to
     "hf_maml": (lambda m: MAML(m, ctml.cross_entropy, inner_lr=0.1, order="hessian-free"), exact, 1e-5),
     "anil": (lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2), autograd, 1e-12),
     "anil, reverse": (
-        lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2, backward="reverse"), autograd, 1e-12,
+        lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2, backward=Reverse()), autograd, 1e-12,
     ),
     "anil, adjoint": (
-        lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2, backward="adjoint"), autograd, 1e-12,
+        lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2, backward=EulerAdjoint()), autograd, 1e-12,
     ),
     "reptile": (lambda m: Reptile(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2), away, 1e-12),
     "comln": (lambda m: COMLN(m, ctml.cross_entropy, horizon=2.0), autograd, 1e-12),

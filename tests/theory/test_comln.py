@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchdiffeq import odeint
 
-from ctml.flows import Adaptive
+from ctml.flows.gradient_flow import Adaptive, CrossEntropy, SquaredError
 from ctml.rng import generator
 from ctml.tasks import Embeddings
 from ctml.theory.comln import carried_forward
@@ -22,11 +22,11 @@ def task():
 
 
 def velocity(s, L_0, G, labels, loss):
-    p = (L_0 - G @ s).softmax(-1) if loss == "cross_entropy" else L_0 - G @ s
+    p = L_0 - G @ s if loss == SquaredError() else (L_0 - G @ s).softmax(-1)
     return (p - F.one_hot(labels, N)) / M
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()], ids=repr)
 def test_b_and_z_are_derivatives_of_s_in_logits_and_gram_matrix(task, loss):
     features, labels, head = task
     carried = carried_forward(features, labels, head, 3.0, TIGHT, loss)
@@ -48,7 +48,7 @@ def test_rates_are_those_of_the_linearised_flow(task):
     carried = carried_forward(features, labels, head, 3.0, TIGHT)
     for i in range(2):
         L_0, G = features[i] @ head.mT, features[i] @ features[i].mT
-        slope = lambda s, i=i: velocity(s, L_0, G, labels[i], "cross_entropy")  # noqa: E731, B023
+        slope = lambda s, i=i: velocity(s, L_0, G, labels[i], CrossEntropy())  # noqa: E731, B023
         jacobian = torch.autograd.functional.jacobian(slope, carried.s[i]).reshape(M * N, M * N)
         expected = torch.linalg.eigvals(-jacobian).real.sort().values
         torch.testing.assert_close(carried.rates()[i].real.sort().values, expected, rtol=1e-8, atol=1e-10)
@@ -57,7 +57,7 @@ def test_rates_are_those_of_the_linearised_flow(task):
 def test_it_contracts_from_one_and_fades_only_with_cross_entropy(task):
     at = {
         loss: [carried_forward(*task, horizon, TIGHT, loss) for horizon in (1e-6, 1.0, 100.0)]
-        for loss in ("cross_entropy", "squared")
+        for loss in (CrossEntropy(), SquaredError())
     }
     for carried in at.values():
         start, middle, end = (c.contraction() for c in carried)
@@ -65,8 +65,8 @@ def test_it_contracts_from_one_and_fades_only_with_cross_entropy(task):
         assert (middle < start).all()
         assert (end < middle).all()
     fastest = {loss: [c.rates().real.max() for c in carried] for loss, carried in at.items()}
-    assert fastest["cross_entropy"][2] < 0.9 * fastest["cross_entropy"][0]
-    assert fastest["squared"][2] == pytest.approx(float(fastest["squared"][0]))
+    assert fastest[CrossEntropy()][2] < 0.9 * fastest[CrossEntropy()][0]
+    assert fastest[SquaredError()][2] == pytest.approx(float(fastest[SquaredError()][0]))
 
 
 def test_stability_states_the_extremes_over_the_tasks(task):

@@ -7,9 +7,9 @@ Forward keeps sigma_n before each step. Backward never integrates backwards: it 
     u_j = -H^T q_j                                 cotangent of x_j
     lambda <- lambda + sum_j u_j                   dLoss / d sigma_n
 
-and sums dL_0 = sum q_j, dH = -sum q_j x_j^T over all stages and steps. So the result is the derivative of the very
-numbers that forward returned: as accurate as they are, and as stable as the flow, which contracts (the textbook adjoint
-recomputes the state backwards, where the flow expands; see `backward_flow`).
+and sums dL_0 = sum q_j, dH = -sum q_j x_j^T, dY = -sum v_j over all stages and steps. So the result is the derivative
+of the very numbers that forward returned: as accurate as they are, and as stable as the flow, which contracts (the
+textbook adjoint recomputes the state backwards, where the flow expands; see `backward_flow`).
 
 The derivative in T: each h_n is the accepted fraction of the horizon and is held fixed, so T stretches all steps alike.
 At fixed steps this is exact (for Euler it is the derivative of ANIL in K alpha). At adaptive steps the fractions depend
@@ -24,28 +24,48 @@ are summed in a few large products; what is left to do step by step is v_j, q_j,
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ctml.flows.gradient_flow.coefficients import stage_rows, stages_in_step, transpose_matrix
-from ctml.flows.gradient_flow.integrate import Path, replay
+from ctml.flows.gradient_flow.head_flow import HeadFlow
+from ctml.flows.gradient_flow.integrate import Path, Steps
 from ctml.flows.gradient_flow.reduced import ReducedFlow
+from ctml.flows.gradient_flow.reverse import Cotangents, reverse_mode
+from ctml.flows.gradient_flow.stepper import replay
 from ctml.flows.tableaus import Tableau
 
 STAGES_AT_ONCE = 192
 """Stages recomputed side by side; bounds the workspace at three times as many states."""
 
 
+@dataclass(frozen=True)
+class Adjoint:
+    """The exact discrete adjoint of the steps taken.
+
+    Args:
+        checkpoints: keep about the square root of the states, run the rest again.
+    """
+
+    checkpoints: bool = False
+
+    def through(self, flow: HeadFlow, steps: Steps) -> Float[Tensor, "tasks ways d"]:
+        """Return W(T), differentiable in everything that the flow is given by."""
+        return reverse_mode(flow, steps, "sqrt" if self.checkpoints else "all", discrete_adjoint)
+
+
 def discrete_adjoint(
-    flow: ReducedFlow, path: Path, tableau: Tableau, cotangent: Float[Tensor, "tasks ways support"]
-) -> tuple[Float[Tensor, "tasks ways support"], Float[Tensor, "tasks support support"]]:
-    """Return dLoss/dL_0 and dLoss/dH (both transposed, as in `ReducedFlow`), given dLoss/dsigma(1) and the path."""
-    d_logits, d_matrix = torch.zeros_like(flow.logits), torch.zeros_like(flow.matrix)
-    for states, sizes in _last_first(flow, path, tableau):
-        cotangent = transpose_steps(flow, tableau, states, sizes, cotangent, d_logits, d_matrix)
-    return d_logits, d_matrix
+    flow: ReducedFlow, path: Path, steps: Steps, cotangent: Float[Tensor, "tasks ways support"], with_targets: bool
+) -> Cotangents:
+    """Return dLoss/dL_0, dLoss/dH and, if asked, dLoss/dY, given dLoss/dsigma(1) and the path."""
+    d_targets = torch.zeros_like(flow.targets) if with_targets else None
+    total = Cotangents(torch.zeros_like(flow.logits), torch.zeros_like(flow.matrix), d_targets)
+    for states, sizes in _last_first(flow, path, steps.tableau):
+        cotangent = transpose_steps(flow, steps.tableau, states, sizes, cotangent, total)
+    return total
 
 
 def _last_first(flow: ReducedFlow, path: Path, tableau: Tableau) -> Iterator[tuple[Tensor, Tensor]]:
@@ -68,10 +88,9 @@ def transpose_steps(
     states: Float[Tensor, "steps tasks ways support"],
     sizes: Float[Tensor, "steps tasks"],
     cotangent: Float[Tensor, "tasks ways support"],
-    d_logits: Float[Tensor, "tasks ways support"],
-    d_matrix: Float[Tensor, "tasks support support"],
+    total: Cotangents,
 ) -> Float[Tensor, "tasks ways support"]:
-    """Carry a cotangent back over consecutive steps; add their part of dL_0 and dH to `d_logits` and `d_matrix`."""
+    """Carry a cotangent back over consecutive steps; add their part of dL_0, dH and dY to `total`."""
     n_tasks, _, support = flow.logits.shape
     points, predicted = stages_of(flow, tableau, states, sizes)
     stages = points.shape[1]
@@ -100,10 +119,12 @@ def transpose_steps(
             torch.bmm(weight[n], known, out=flat_v)
             flow.link.pull_back(v, p[n], out=q[n])
             torch.bmm(q[n], matrix, out=u)
+            if total.targets is not None:
+                total.targets.sub_(v)
         rows[0] += rows[1:].sum(0)
     pulled = pulled.permute(2, 0, 1, 3, 4)
-    d_logits += pulled.sum((1, 2))
-    d_matrix.baddbmm_(
+    total.logits.add_(pulled.sum((1, 2)))
+    total.matrix.baddbmm_(
         points.reshape(n_tasks, -1, support).transpose(1, 2), pulled.reshape(n_tasks, -1, support), alpha=-1
     )
     return rows[0]

@@ -18,36 +18,39 @@ At the end, with V = dLoss/dW(T) and P = Phi V^T, the projections C = sum_i P_i 
     dLoss/dW_0 = V - C^T Phi,     dLoss/dPhi = -(s V + C W_0 + D Phi),     dLoss/dT = -<V, dL/dW(T)>
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ctml.flows.gradient_flow.integrate import Adaptive, Solver, integrate
-from ctml.flows.gradient_flow.links import Link
+from ctml.flows.gradient_flow.head_flow import HeadFlow
+from ctml.flows.gradient_flow.integrate import Steps
 
 
 class Sensitivities:
     """The right-hand side of (s, B, z), time in units of the horizon.
 
     Args:
-        features, targets, head, horizon, weights: of the task, as in `adapt_head`.
-        link: predictions from logits.
+        flow: the flow of the head.
     """
 
-    def __init__(self, features, targets, head, horizon, weights, link: Link):
-        self.gram = features @ features.transpose(1, 2)
-        self.logits = features @ head.transpose(-1, -2)
-        self.targets, self.link = targets, link
-        self.horizon, self.weights = horizon.expand(len(features)), weights
-        n_tasks, support, ways = targets.shape
+    def __init__(self, flow: HeadFlow):
+        self.gram = flow.features @ flow.features.transpose(1, 2)
+        self.logits = flow.features @ flow.head.transpose(-1, -2)
+        self.targets, self.link = flow.targets, flow.loss.link
+        self.horizon, self.weights = flow.horizon, flow.weights
+        n_tasks, support, ways = flow.targets.shape
         self.tasks, self.support, self.ways = n_tasks, support, ways
         self.of_s = support * ways
         self.columns = support * ways + support * support
         self.numbers = self.of_s * (1 + self.columns)
-        self.one_hot = torch.eye(ways, dtype=targets.dtype, device=targets.device)
+        self.one_hot = torch.eye(ways, dtype=self.targets.dtype, device=self.targets.device)
+
+    def start(self) -> Float[Tensor, "tasks numbers"]:
+        """Return the state at t = 0: nothing has moved."""
+        return self.logits.new_zeros(self.tasks, self.numbers)
 
     def split(self, state: Float[Tensor, "tasks numbers"]) -> tuple[Tensor, Tensor]:
         """Return s `(tasks, M, N)` and X `(tasks, M, N, M N + M M)`."""
@@ -76,6 +79,12 @@ class Sensitivities:
         curvature = self.curvature(predicted)
         dx.copy_((curvature.flatten(0, 1) @ dx.flatten(0, 1)).view_as(dx))
 
+    def tolerance(self, atol: float) -> Float[Tensor, "tasks numbers"]:
+        """Watch s alone: its steps are those of the reduced flow."""
+        of_all = self.logits.new_full((self.tasks, self.numbers), torch.inf)
+        of_all[:, : self.of_s] = atol
+        return of_all
+
     def safe_step(self) -> Float[Tensor, " tasks"]:
         """Return the first step that the reduced flow would take (see `ReducedFlow.safe_step`)."""
         rate = (self.horizon * self.weights.T).T[..., None] * self.gram
@@ -96,20 +105,26 @@ class Sensitivities:
         return (self.horizon[:, None] * self.weights)[..., None, None] * pulled
 
 
-class ForwardMode(torch.autograd.Function):
+@dataclass(frozen=True)
+class ForwardMode:
+    """The paper's sensitivities, carried along: constant memory, whatever the number of steps."""
+
+    def through(self, flow: HeadFlow, steps: Steps) -> Float[Tensor, "tasks ways d"]:
+        """Return W(T), differentiable in Phi, W_0 and T."""
+        flow.refuse_gradient("weights", self)
+        flow.refuse_gradient("labels", self)
+        given = flow.features, flow.targets, flow.head, flow.horizon, flow.weights
+        return CarrySensitivities.apply(*given, flow.loss, steps)
+
+
+class CarrySensitivities(torch.autograd.Function):
     """W(T) as a function of Phi, W_0 and T, carrying B and z instead of a graph."""
 
     @staticmethod
-    def forward(ctx, features, targets, head, horizon, weights, link: Link, solver: Solver):
+    def forward(ctx, features, targets, head, horizon, weights, loss, steps: Steps):
         """Integrate (s, B, z) together."""
-        system = Sensitivities(features, targets, head, horizon, weights, link)
-        start = features.new_zeros(system.tasks, system.numbers)
-        watched: dict[str, Any] = {}
-        if isinstance(solver, Adaptive):
-            atol = torch.full_like(start, torch.inf)
-            atol[:, : system.of_s] = solver.atol
-            watched = {"atol": atol, "first_step": system.safe_step(), "jacobian": system.jacobian}
-        s, sensitivities = system.split(integrate(system.slope, start, solver, **watched).final)
+        system = Sensitivities(HeadFlow(features, targets, head, horizon, weights, loss))
+        s, sensitivities = system.split(steps.integrate(system.slope, system.start(), watched=system).final)
         velocity, _ = system.residual(s)
         ctx.save_for_backward(features, head, s, sensitivities, velocity)
         return head - s.mT @ features

@@ -1,71 +1,28 @@
-r"""Explicit Runge-Kutta integration of a batch of tasks over tau in [0, 1], outside autograd.
-
-    x_j = y + h sum_{l<j} a_jl k_l,    k_j = f(x_j),    y <- y + h sum_j b_j k_j
-
-Every task has its own step size. A step size of zero leaves a task where it is: that is what a rejected step and a
-finished task are, so a recorded path is a plain list of steps that replays and differentiates without special cases.
+r"""Explicit Runge-Kutta integration of a batch of tasks over tau in [0, 1]: equal steps, or a step size per task.
 
 Near rest the error of a step is small however large the step, and a controller that sees the error alone walks beyond
 the method's stable interval. The path survives that, since steps that begin to err are rejected; its derivative does
 not: each such step multiplies it by |R(-h lambda)| > 1. So adaptive steps are also bounded by h lambda <= reach, where
 lambda, the fastest rate of contraction, is followed by one step of the power method per accepted step.
-
-Speed: a stage is the combination above, one small product over the tasks, and the slope, written in place; there is no
-autograd, no allocation and no Python loop over tasks.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from ctml.flows.gradient_flow.coefficients import stable_reach, stages_in_step, step_matrix
+from ctml.flows.gradient_flow.coefficients import stable_reach
+from ctml.flows.gradient_flow.head_flow import HeadFlow
+from ctml.flows.gradient_flow.losses import InnerLoss
+from ctml.flows.gradient_flow.stepper import Slope, Stepper
 from ctml.flows.gradient_flow.trajectory import Trajectory
 from ctml.flows.tableaus import DORMAND_PRINCE, RK4, Tableau
 
-Slope = Callable[[Tensor, Tensor], None]
-"""slope(y, out) writes dy/dtau of `(tasks, ...)` into out."""
 Jacobian = Callable[[Tensor, Tensor, Tensor], Tensor]
 """jacobian(y, slope, v) returns the derivative of the slope in direction v, up to its sign, given both at y."""
-
-
-@dataclass(frozen=True)
-class FixedSteps:
-    """`steps` equal steps of a tableau (Euler with steps = K is ANIL's inner loop at rate T / K)."""
-
-    steps: int
-    tableau: Tableau = RK4
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: must be at least 1 (for no adaptation use horizon=0)")
-
-
-@dataclass(frozen=True)
-class Adaptive:
-    """Steps as large as the tolerances allow, each task with its own.
-
-    Args:
-        rtol, atol: a step is accepted when the root mean square of error / (atol + rtol |y|) is at most 1.
-        tableau: needs embedded weights.
-        max_steps: attempts before giving up.
-    """
-
-    rtol: float = 1e-5
-    atol: float = 1e-7
-    tableau: Tableau = DORMAND_PRINCE
-    max_steps: int = 100_000
-
-    def __post_init__(self) -> None:
-        if not self.rtol >= 0 or not self.atol > 0:
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}: need rtol >= 0 and atol > 0")
-        if self.tableau.b_embedded is None or not self.tableau.first_same_as_last:
-            raise ValueError(f"tableau={self.tableau.name}: adaptive steps need embedded weights; use DORMAND_PRINCE")
-
-
-Solver = FixedSteps | Adaptive
 
 
 @dataclass(frozen=True)
@@ -87,108 +44,152 @@ class Path:
     evaluations: int
 
 
-class Stepper:
-    """One Runge-Kutta step at a time, in buffers that are allocated once.
+@runtime_checkable
+class Watched(Protocol):
+    """What adaptive steps may ask of the system that they integrate."""
 
-    `rows` holds y, k_1 .. k_S; stage points and the new y are products of a small coefficient matrix per task with it.
-    The views that those products work on are made once too: at these sizes a view costs as much as a product.
-    """
+    @property
+    def jacobian(self) -> Jacobian | None:
+        """Keeps the steps of a contracting flow where the method is stable; None: there is nothing to keep."""
+        ...
 
-    def __init__(self, slope: Slope, start: Float[Tensor, "tasks *state"], tableau: Tableau):
-        self.slope, stages, n_tasks = slope, tableau.stages, len(start)
-        self.last_is_new = stages_in_step(tableau) < stages
-        rows = start.new_empty(1 + stages, *start.shape)
-        self.y, *slopes = rows.unbind(0)
-        self.first, self.last = slopes[0], slopes[-1]
-        self.y.copy_(start)
-        self.new, self.error = torch.empty_like(self.y), torch.empty_like(self.y)
-        self.moves = step_matrix(tableau, start.dtype, start.device)
-        self.stays = torch.zeros_like(self.moves)
-        self.stays[:-1, 0] = 1
-        self.coefficients = start.new_empty(n_tasks, stages + 2, 1 + stages)
-        by_task = rows.view(1 + stages, n_tasks, -1).transpose(0, 1)
-        self._stages = [
-            (self.coefficients[:, j : j + 1, : 1 + j], by_task[:, : 1 + j], slopes[j]) for j in range(1, stages)
-        ]
-        self._step = self.coefficients[:, stages : stages + 1], by_task
-        self._estimate = self.coefficients[:, stages + 1 :], by_task
-        self._new, self._error = self.new.view(n_tasks, 1, -1), self.error.view(n_tasks, 1, -1)
-        self._first_is_known = False
-        self.evaluations = 0
+    def tolerance(self, atol: float) -> Float[Tensor, "tasks *state"]:
+        """Return the absolute tolerance of each number of y; infinite: not watched at all."""
+        ...
 
-    def resize(self, sizes: Float[Tensor, " tasks"]) -> None:
-        """Set the step size of every task."""
-        torch.addcmul(self.stays, sizes[:, None, None], self.moves, out=self.coefficients)
-
-    def attempt(self) -> None:
-        """Compute the stages and the new y."""
-        if not self._first_is_known:
-            self.slope(self.y, self.first)
-            self._first_is_known = True
-            self.evaluations += 1
-        for coefficients, rows, stage in self._stages:
-            torch.bmm(coefficients, rows, out=self._new)
-            self.slope(self.new, stage)
-        self.evaluations += len(self._stages)
-        if not self.last_is_new:  # else the last stage point is the new y already
-            torch.bmm(*self._step, out=self._new)
-
-    def estimate(self) -> Float[Tensor, "tasks *state"]:
-        """Return the embedded error estimate of the attempted step."""
-        torch.bmm(*self._estimate, out=self._error)
-        return self.error
-
-    def accept(self) -> None:
-        """Move all tasks to the new y."""
-        self.y.copy_(self.new)
-        self._first_is_known = self.last_is_new
-        if self.last_is_new:
-            self.first.copy_(self.last)
-
-    def accept_where(self, accepted: Bool[Tensor, "tasks *ones"]) -> None:
-        """Move only the tasks whose step was accepted (needs a tableau whose last stage is the next first)."""
-        torch.where(accepted, self.new, self.y, out=self.y)
-        torch.where(accepted, self.last, self.first, out=self.first)
+    def safe_step(self) -> Float[Tensor, " tasks"]:
+        """Return the first step size of each task."""
+        ...
 
 
-def integrate(
-    slope: Slope,
-    start: Float[Tensor, "tasks *state"],
-    solver: Solver,
-    *,
-    record: str = "none",
-    atol: Float[Tensor, "tasks *state"] | float | None = None,
-    first_step: Float[Tensor, " tasks"] | None = None,
-    jacobian: Jacobian | None = None,
-) -> Path:
-    """Integrate dy/dtau = slope(y) from tau = 0 to 1.
+class Unwatched:
+    """A system of which only the slope is known.
 
     Args:
-        slope: writes the derivative.
         start: y at tau = 0.
-        solver: fixed or adaptive steps.
-        record: "all" states before each step, "sqrt" of them (about the square root of their number), or "none".
-        atol: absolute tolerance of each number of y instead of `solver.atol`; infinite: not watched at all.
-        first_step: first adaptive step size of each task.
-        jacobian: of a contracting flow: keeps adaptive steps where the method is stable.
-
-    Raises:
-        RuntimeError: if adaptive steps give up (`max_steps`).
     """
-    stepper = Stepper(slope, start, solver.tableau)
-    trajectory = Trajectory(start, record, solver.steps if isinstance(solver, FixedSteps) else 16)
-    if isinstance(solver, FixedSteps):
-        sizes = start.new_full((1, 1), 1 / solver.steps).expand(solver.steps, len(start))
+
+    jacobian: Jacobian | None = None
+
+    def __init__(self, start: Float[Tensor, "tasks *state"]):
+        self.start = start
+
+    def tolerance(self, atol: float) -> Float[Tensor, "tasks *state"]:
+        """Return the same tolerance for every number."""
+        return torch.full_like(self.start, atol)
+
+    def safe_step(self) -> Float[Tensor, " tasks"]:
+        """Return a hundredth of the interval."""
+        return self.start.new_full((len(self.start),), 1e-2)
+
+
+@runtime_checkable
+class MetaGradient(Protocol):
+    """How meta-gradients go through the steps to W(T)."""
+
+    def through(self, flow: HeadFlow, steps: "Steps") -> Float[Tensor, "tasks ways d"]:
+        """Return W(T), differentiable through the steps."""
+        ...
+
+
+class Steps:
+    """A solver that takes Runge-Kutta steps; subclasses say how large."""
+
+    tableau: Tableau
+
+    def check(self, loss: InnerLoss, gradient: MetaGradient) -> None:
+        """Accept every loss and every gradient."""
+
+    def adapt(self, flow: HeadFlow, gradient: MetaGradient) -> Float[Tensor, "tasks ways d"]:
+        """Return W(T); how the steps are differentiated is the gradient's matter."""
+        return gradient.through(flow, self)
+
+    def integrate(
+        self,
+        slope: Slope,
+        start: Float[Tensor, "tasks *state"],
+        *,
+        record: str = "none",
+        watched: Watched | None = None,
+    ) -> Path:
+        """Integrate dy/dtau = slope(y) from tau = 0 to 1.
+
+        Args:
+            slope: writes the derivative.
+            start: y at tau = 0.
+            record: "all" states before each step, "sqrt" of them (about the square root of their number), or "none".
+            watched: the system, for what adaptive steps ask beyond its slope.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FixedSteps(Steps):
+    """`steps` equal steps of a tableau (Euler with steps = K is ANIL's inner loop at rate T / K)."""
+
+    steps: int
+    tableau: Tableau = RK4
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}: must be at least 1 (for no adaptation use horizon=0)")
+
+    def integrate(
+        self,
+        slope: Slope,
+        start: Float[Tensor, "tasks *state"],
+        *,
+        record: str = "none",
+        watched: Watched | None = None,
+    ) -> Path:
+        """Integrate dy/dtau = slope(y) from tau = 0 to 1; see `Steps`."""
+        stepper, trajectory = Stepper(slope, start, self.tableau), Trajectory(start, record, self.steps)
+        sizes = start.new_full((1, 1), 1 / self.steps).expand(self.steps, len(start))
         stepper.resize(sizes[0])
-        for _ in range(solver.steps):
+        for _ in range(self.steps):
             trajectory.append(stepper.y)
             stepper.attempt()
             stepper.accept()
-    else:
-        atol = solver.atol if atol is None else atol
-        first_step = start.new_full((len(start),), 1e-2) if first_step is None else first_step
-        sizes = _adapt(stepper, solver, trajectory, atol, first_step, jacobian)
-    return Path(stepper.y.clone(), sizes, trajectory.states(), trajectory.stride, stepper.evaluations)
+        return Path(stepper.y.clone(), sizes, trajectory.states(), trajectory.stride, stepper.evaluations)
+
+
+@dataclass(frozen=True)
+class Adaptive(Steps):
+    """Steps as large as the tolerances allow, each task with its own.
+
+    Args:
+        rtol, atol: a step is accepted when the root mean square of error / (atol + rtol |y|) is at most 1.
+        tableau: needs embedded weights.
+        max_steps: attempts before giving up.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-7
+    tableau: Tableau = DORMAND_PRINCE
+    max_steps: int = 100_000
+
+    def __post_init__(self) -> None:
+        if not self.rtol >= 0 or not self.atol > 0:
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}: need rtol >= 0 and atol > 0")
+        if self.tableau.b_embedded is None or not self.tableau.first_same_as_last:
+            raise ValueError(f"tableau={self.tableau.name}: adaptive steps need embedded weights; use DORMAND_PRINCE")
+
+    def integrate(
+        self,
+        slope: Slope,
+        start: Float[Tensor, "tasks *state"],
+        *,
+        record: str = "none",
+        watched: Watched | None = None,
+    ) -> Path:
+        """Integrate dy/dtau = slope(y) from tau = 0 to 1; see `Steps`.
+
+        Raises:
+            RuntimeError: if the steps give up (`max_steps`).
+        """
+        stepper, trajectory = Stepper(slope, start, self.tableau), Trajectory(start, record, expected=16)
+        sizes = _adapt(stepper, self, trajectory, watched or Unwatched(start))
+        return Path(stepper.y.clone(), sizes, trajectory.states(), trajectory.stride, stepper.evaluations)
 
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
@@ -203,15 +204,14 @@ def _adapt(
     stepper: Stepper,
     solver: Adaptive,
     trajectory: Trajectory,
-    atol: Float[Tensor, "tasks *state"] | float,
-    size: Float[Tensor, " tasks"],
-    jacobian: Jacobian | None,
+    watched: Watched,
 ) -> Float[Tensor, "steps tasks"]:
     """Step to tau = 1 with a step size per task; return the accepted sizes."""
     y, new = stepper.y, stepper.new
+    atol, size, jacobian = watched.tolerance(solver.atol), watched.safe_step(), watched.jacobian
     tau = torch.zeros_like(size)
     as_state = (-1, *[1] * (y.dim() - 1))
-    root_watched = torch.isfinite(torch.as_tensor(atol)).expand_as(y).flatten(1).sum(1).clamp(min=1).to(y.dtype).sqrt()
+    root_watched = torch.isfinite(atol).flatten(1).sum(1).clamp(min=1).to(y.dtype).sqrt()
     order = solver.tableau.embedded_order
     assert order is not None, "Adaptive takes no tableau without embedded weights"
     exponent = -1 / (order + 1)
@@ -250,18 +250,3 @@ def _unit(v: Float[Tensor, "tasks *state"]) -> tuple[Float[Tensor, "tasks *state
     """Return each task's v scaled to length 1 (or zero), and its length."""
     length = torch.linalg.vector_norm(v.flatten(1), dim=1)
     return v / length.clamp(min=torch.finfo(v.dtype).tiny).view(-1, *[1] * (v.dim() - 1)), length
-
-
-def replay(
-    slope: Slope, start: Float[Tensor, "tasks *state"], sizes: Float[Tensor, "steps tasks"], tableau: Tableau
-) -> Float[Tensor, "steps tasks *state"]:
-    """Return the states before each of the given steps."""
-    states = start.new_empty(len(sizes), *start.shape)
-    states[0].copy_(start)
-    stepper = Stepper(slope, start, tableau)
-    for n, size in enumerate(sizes[:-1]):
-        stepper.resize(size)
-        stepper.attempt()
-        stepper.accept()
-        states[n + 1].copy_(stepper.y)
-    return states

@@ -1,4 +1,4 @@
-r"""The loss of the inner loop, seen through its link: the gradient with respect to the logits is link(z) - y.
+r"""The link of an inner loss: the gradient of the loss with respect to the logits is link(z) - y (see `losses`).
 
     cross-entropy:        link = softmax,   dlink/dz = diag(p) - p p^T
     half squared error:   link = identity,  dlink/dz = 1
@@ -59,6 +59,3 @@ class Identity:
     def pull_back(self, cotangent: ByClass, predicted: ByClass, out: ByClass | None = None) -> ByClass:
         """Return v."""
         return cotangent if out is None else out.copy_(cotangent)
-
-
-LINKS: dict[str, Link] = {"cross_entropy": Softmax(), "squared": Identity()}

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ctml.flows.gradient_flow.integrate import FixedSteps, Path, Solver, integrate
+from ctml.flows.gradient_flow.head_flow import HeadFlow
+from ctml.flows.gradient_flow.integrate import Path, Steps
 from ctml.flows.gradient_flow.links import Link
 
 
@@ -42,18 +43,11 @@ class ReducedFlow:
     link: Link
 
     @classmethod
-    def of_head(
-        cls,
-        features: Float[Tensor, "tasks support d"],
-        targets: Float[Tensor, "tasks support ways"],
-        head: Float[Tensor, "tasks ways d"],
-        horizon: Float[Tensor, " tasks"],
-        weights: Float[Tensor, "tasks support"],
-        link: Link,
-    ) -> "ReducedFlow":
+    def of_head(cls, flow: HeadFlow) -> "ReducedFlow":
         """Reduce the flow of a head."""
-        scale = (horizon[:, None] * weights)[:, None, :]
-        return cls(head @ features.mT, features @ features.mT, targets.mT.contiguous(), scale, link)
+        features = flow.features
+        gram, targets = features @ features.mT, flow.targets.mT.contiguous()
+        return cls(flow.head @ features.mT, gram, targets, flow.scale, flow.loss.link)
 
     @cached_property
     def matrix(self) -> Float[Tensor, "tasks support support"]:
@@ -70,13 +64,9 @@ class ReducedFlow:
         """Return dlink(L_0 - H sigma) H v, where `slope` is that at sigma: minus the derivative of the slope."""
         return self.link.pull_back(v @ self.matrix, slope + self.targets)
 
-    def solve(self, solver: Solver, record: str = "none") -> Path:
-        """Integrate sigma from 0 over the whole horizon (`record`: states to keep, see `integrate`)."""
-        start = torch.zeros_like(self.logits)
-        if isinstance(solver, FixedSteps):
-            return integrate(self.slope, start, solver, record=record)
-        watched = {"atol": self.tolerance(solver.atol), "first_step": self.safe_step(), "jacobian": self.jacobian}
-        return integrate(self.slope, start, solver, record=record, **watched)
+    def solve(self, steps: Steps, record: str = "none") -> Path:
+        """Integrate sigma from 0 over the whole horizon (`record`: states to keep, see `Steps.integrate`)."""
+        return steps.integrate(self.slope, torch.zeros_like(self.logits), record=record, watched=self)
 
     def tolerance(self, atol: float) -> Float[Tensor, "tasks ways support"]:
         """Return the absolute tolerance of sigma that stands for `atol` in s; infinite where s cannot move."""

@@ -8,28 +8,65 @@ of eigenvalues, which vanish when there are more examples than features; the der
 divided differences (Daleckii and Krein),
 
     dphi(K)[E] = U (D o U^T E U) U^T,    D_ab = (phi(k_a) - phi(k_b)) / (k_a - k_b).
+
+S has no derivative where a weight is zero, though the flow has one: for the weights the same e is taken in other
+coordinates.
 """
+
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ctml.flows.gradient_flow.adjoint import Adjoint
+from ctml.flows.gradient_flow.head_flow import HeadFlow
+from ctml.flows.gradient_flow.integrate import MetaGradient
+from ctml.flows.gradient_flow.losses import InnerLoss
 
-def exact_flow(
-    features: Float[Tensor, "tasks support d"],
-    targets: Float[Tensor, "tasks support ways"],
-    head: Float[Tensor, "*tasks ways d"],
-    horizon: Float[Tensor, " tasks"],
-    weights: Float[Tensor, "tasks support"],
-) -> Float[Tensor, "tasks support ways"]:
-    """Return s(T) of the squared loss, exactly, with exact gradients."""
-    root = weights.sqrt()[..., None]
-    scaled = root * features
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """No steps at all: the flow of the squared error, exactly, with its own exact gradients in everything."""
+
+    def check(self, loss: InnerLoss, gradient: MetaGradient) -> None:
+        """Raise ValueError if the loss has no closed form, or the gradient wants steps."""
+        if not loss.linear:
+            raise ValueError(f"solver=ClosedForm() with loss={loss}: only SquaredError() has a closed form")
+        if gradient != Adjoint():
+            raise ValueError(f"solver=ClosedForm() takes no steps for gradient={gradient}; leave the gradient out")
+
+    def adapt(self, flow: HeadFlow, gradient: MetaGradient) -> Float[Tensor, "tasks ways d"]:
+        """Return W(T)."""
+        adapted = flow.head - exact_flow(replace(flow, weights=flow.weights.detach())).mT @ flow.features
+        if not flow.weights.requires_grad:
+            return adapted
+        of_weights = in_weights(flow)
+        return adapted + (of_weights - of_weights.detach())  # zero, with a derivative
+
+
+def exact_flow(flow: HeadFlow) -> Float[Tensor, "tasks support ways"]:
+    """Return s(T) of the squared loss, exactly, with exact gradients in all but the weights."""
+    root = flow.weights.sqrt()[..., None]
+    scaled = root * flow.features
     # phi_T(k) = T e(kT), so the horizon can join the matrix and e is one function of one matrix.
-    t = horizon[:, None, None]
-    residual = root * (features @ head.mT - targets)
+    t = flow.horizon[:, None, None]
+    residual = root * (flow.features @ flow.head.mT - flow.targets)
     return t * root * MeanDecay.apply(t * (scaled @ scaled.mT), residual)
+
+
+def in_weights(flow: HeadFlow) -> Float[Tensor, "tasks ways d"]:
+    """Return W(T) - W_0 as a function of the weights alone, smooth where one is zero.
+
+    y = C^T s,  Phi = C Q,  Q Q^T = 1   =>   dy/dt = C^T diag(w) (L_0 - Y - C y),   W(t) = W_0 - y(t)^T Q
+    """
+    with torch.no_grad():
+        u, singular, basis = torch.linalg.svd(flow.features, full_matrices=False)
+        coordinates, t = u * singular[:, None, :], flow.horizon[:, None, None]
+        residual = flow.features @ flow.head.mT - flow.targets
+    weighted = flow.weights[..., None] * coordinates
+    return -(t * MeanDecay.apply(t * (weighted.mT @ coordinates), weighted.mT @ residual)).mT @ basis
 
 
 class MeanDecay(torch.autograd.Function):
