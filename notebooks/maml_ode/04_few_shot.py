@@ -31,15 +31,18 @@
 # (2017).
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 
 import ctml
 from ctml import data
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.learners import BiMAML, Switch, stack
 from ctml.models import MLP, Conv4
 from ctml.tasks import FewShot, FixedLabels, Sinusoid
@@ -63,22 +66,23 @@ dataset: str | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    seeds: int  # paired runs of every method on sinusoids, one batched program
-    sinusoid_steps: int  # outer steps
-    sinusoid_tests: int  # fixed test tasks
-    dataset: str
-    image_seeds: int
-    image_steps: int
-    image_batch: int  # tasks of an outer step
-    width: int  # filters of a convolution
-    image_tests: int
+    seeds: int = 5  # paired runs of every method on sinusoids, one batched program; *ours*
+    sinusoid_steps: int = 70_000  # outer steps
+    sinusoid_tests: int = 1000  # fixed test tasks; *ours*
+    dataset: str = "omniglot"
+    image_seeds: int = 3  # *ours*
+    image_steps: int = 60_000
+    image_batch: int = 32  # tasks of an outer step
+    width: int = 64  # filters of a convolution
+    image_tests: int = 1000  # *ours*
 
 
-PRESETS = {
-    "smoke": Config(2, 20, 50, "glyphs", 2, 5, 4, 4, 10),
-    "quick": Config(5, 10_000, 500, "omniglot or glyphs", 3, 300, 8, 16, 100),
-    "paper": Config(5, 70_000, 1000, "omniglot", 3, 60_000, 32, 64, 1000),
-}
+PAPER = Config()
+CHEAP = {"dataset": "omniglot or glyphs", "image_steps": 300, "image_batch": 8, "width": 16, "image_tests": 100}
+QUICK = replace(PAPER, sinusoid_steps=10_000, sinusoid_tests=500, **CHEAP)
+TINY = {"dataset": "glyphs", "image_steps": 5, "image_batch": 4, "width": 4, "image_tests": 10}
+SMOKE = replace(QUICK, seeds=2, sinusoid_steps=20, sinusoid_tests=50, image_seeds=2, **TINY)
+PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
 given = {"seeds": seeds, "sinusoid_steps": sinusoid_steps, "image_steps": image_steps, "dataset": dataset}
 config = choose(PRESETS, PRESET, **given)
 study = Study("maml_ode", "04_few_shot", PRESET, {**asdict(config), "seed": SEED})
@@ -160,35 +164,32 @@ def clipped_mse(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return ctml.mse(outputs, targets).nan_to_num(nan=25.0).clamp_max(25.0)
 
 
-def score_sinusoids(stacked: BiMAML, inner_steps: int) -> torch.Tensor:
+def score_sinusoids(stacked: BiMAML, inner_steps: int = 1) -> torch.Tensor:
     """Return the scores of all seeds on the same test tasks, `(seeds, tasks)`."""
-    tests = config.sinusoid_tests
-    runs = [
-        ctml.meta_test(
-            run, Sinusoid(), n_tasks=tests, tasks_at_once=tests, seed=SEED, metric=clipped_mse, inner_steps=inner_steps
-        )
-        for run in stacked.unstack()
-    ]
-    return torch.stack([run.scores for run in runs])
+    n = config.sinusoid_tests
+    options = {"n_tasks": n, "tasks_at_once": n, "seed": SEED, "metric": clipped_mse, "inner_steps": inner_steps}
+    return torch.stack([ctml.meta_test(run, Sinusoid(), **options).scores for run in stacked.unstack()])
 
 
-def train_sinusoids(name: str) -> dict:
-    stacked, tasks = sinusoid_stack(name), Sinusoid()
-    optimizer = torch.optim.Adam(stacked.parameters(), 1e-3)
-    units, curve = [0], [score_sinusoids(stacked, 1).mean(1)]
-    for part in range(MARKS):
-        ctml.meta_train(
-            stacked, tasks, optimizer=optimizer, steps=config.sinusoid_steps // MARKS,
-            meta_batch=25 * config.seeds, seed=1000 * SEED + part, progress=False,
-        )  # fmt: skip
-        units.append(int(stacked.units))
-        curve.append(score_sinusoids(stacked, 1).mean(1))
-    steps = (0, 1, 2, 5, 10)
-    by_step = torch.stack([score_sinusoids(stacked, k).median(1).values for k in steps])
+def train_sinusoids(name: str, checkpoint: Path) -> dict:
+    stacked, steps = sinusoid_stack(name), (0, 1, 2, 5, 10)
+    history = ctml.meta_train(
+        stacked, Sinusoid(), optimizer=torch.optim.Adam(stacked.parameters(), 1e-3), steps=config.sinusoid_steps,
+        meta_batch=25 * config.seeds, seed=SEED, checkpoint=checkpoint, progress=False,
+        watch={"units": lambda run: run.units, "mse": lambda run: score_sinusoids(run).mean(1)},
+        watch_every=config.sinusoid_steps // MARKS,
+    )  # fmt: skip
+    marks, mse = zip(*history.watched["mse"], strict=True)
+    units = [u for _, u in history.watched["units"]]
+    median = torch.stack([score_sinusoids(stacked, k).median(1).values for k in steps]).numpy()
     return {
-        "method": name, "units": units, "mse": torch.stack(curve).numpy(), "inner_steps": steps,
-        "median_mse": by_step.numpy(),
-    }  # fmt: skip
+        "method": name,
+        "steps": marks,
+        "units": units,
+        "mse": np.array(mse),
+        "inner_steps": steps,
+        "median_mse": median,
+    }
 
 
 sinusoids = {run["method"]: run for run in study.map(train_sinusoids, [{"name": name} for name in SHARES])}
@@ -213,23 +214,11 @@ LOOKS = {
     "bi_maml 0.4": style.method("bi_maml").line() | {"label": "BI-MAML, $k_1=40\\%$"},
 }
 
-
-def band(ax, x, samples, look: dict) -> None:
-    """Draw the mean over the last axis with its 95% interval."""
-    intervals = [ctml.interval(torch.as_tensor(row)) for row in samples]
-    ax.plot(x, [i.mean for i in intervals], **look)
-    if samples.shape[-1] > 1:
-        ax.fill_between(
-            x, [i.low for i in intervals], [i.high for i in intervals], color=look["color"], alpha=0.12, lw=0
-        )
-
-
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
-iterations = [config.sinusoid_steps * mark / MARKS for mark in range(MARKS + 1)]
 for name, run in sinusoids.items():
-    band(axes[0], iterations, run["mse"], LOOKS[name])
-    band(axes[1], run["units"], run["mse"], LOOKS[name])
-    band(axes[2], run["inner_steps"], run["median_mse"], LOOKS[name])
+    plots.curve(axes[0], run["steps"], run["mse"], **LOOKS[name])
+    plots.curve(axes[1], run["units"], run["mse"], **LOOKS[name])
+    plots.curve(axes[2], run["inner_steps"], run["median_mse"], **LOOKS[name])
 axes[0].set(xlabel="outer step", ylabel="test MSE after 1 inner step")
 axes[1].set(xlabel="gradient units per task")
 axes[2].set(xlabel="inner steps at test time", ylabel="median test MSE")
@@ -242,10 +231,9 @@ study.figure(
     fig,
     "sinusoids",
     f"Sinusoid regression, mean over {config.seeds} paired seeds with 95% bands, {config.sinusoid_tests} fixed test "
-    "tasks. Left and middle: error after one inner step "
-    "against outer steps and against cost (a Hessian-vector product counts 2). Right: median error against inner "
-    "steps at the end. The "
-    "paper reports a better rate of convergence for BI-MAML; its experiments were not seen.",
+    "tasks. Left and middle: error after one inner step against outer steps and against cost (a Hessian-vector product "
+    "counts 2). Right: median error against inner steps at the end. The paper reports a better rate of convergence for "
+    "BI-MAML; its experiments were not seen.",
 )
 
 
@@ -292,34 +280,26 @@ pools
 
 
 # %%
-def train_images(name: str, kind: str, method_name: str, seed: int) -> dict:
+def train_images(name: str, kind: str, method_name: str, seed: int, checkpoint: Path) -> dict:
     train = KINDS[kind](data.pool(name, "train"), ways=5, shots=1, queries=5)
     test = KINDS[kind](data.pool(name, "test"), ways=5, shots=1, queries=10)
-    weights = ctml.generator(seed, "image weights")
-    network = Conv4(1, 5, width=config.width, pool=False, generator=weights)
+    network = Conv4(1, 5, width=config.width, pool=False, generator=ctml.generator(seed, "image weights"))
     learner = method(method_name, network, ctml.cross_entropy, config.image_steps, 0.4)
-    optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
 
-    def score() -> float:
-        return ctml.meta_test(learner, test, n_tasks=config.image_tests, seed=SEED, inner_steps=3).interval.mean
+    def score(run: BiMAML) -> float:
+        return ctml.meta_test(run, test, n_tasks=config.image_tests, seed=SEED, inner_steps=3).interval.mean
 
-    units, accuracy = [0], [score()]
-    for part in range(IMAGE_MARKS):
-        ctml.meta_train(
-            learner, train, optimizer=optimizer, steps=max(1, config.image_steps // IMAGE_MARKS),
-            meta_batch=config.image_batch, seed=1000 * seed + part, progress=False,
-        )  # fmt: skip
-        units.append(int(learner.units))
-        accuracy.append(score())
-    return {"labels": kind, "method": method_name, "seed": seed, "units": units, "accuracy": accuracy}
+    history = ctml.meta_train(
+        learner, train, optimizer=torch.optim.Adam(learner.parameters(), 1e-3), steps=config.image_steps,
+        meta_batch=config.image_batch, seed=seed, checkpoint=checkpoint, progress=False,
+        watch={"units": lambda run: run.units, "accuracy": score}, watch_every=max(1, config.image_steps // IMAGE_MARKS),
+    )  # fmt: skip
+    watched = {what: [value for _, value in seen] for what, seen in history.watched.items()}
+    return {"labels": kind, "method": method_name, "seed": seed, **watched}
 
 
-jobs = [
-    {"name": name, "kind": kind, "method_name": m, "seed": SEED + s}
-    for kind in KINDS
-    for m in IMAGE_METHODS
-    for s in range(config.image_seeds)
-]
+order = product(KINDS, IMAGE_METHODS, range(config.image_seeds))
+jobs = [{"name": name, "kind": kind, "method_name": m, "seed": SEED + s} for kind, m, s in order]
 images = pd.DataFrame(study.map(train_images, jobs))
 images["before training"] = images["accuracy"].str[0]
 images["at the end"] = images["accuracy"].str[-1]
@@ -331,8 +311,7 @@ fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True)
 for ax, kind in zip(axes, KINDS, strict=True):
     for m in IMAGE_METHODS:
         chosen = images[(images["labels"] == kind) & (images["method"] == m)]
-        accuracy = torch.tensor(chosen["accuracy"].tolist()).T
-        band(ax, chosen["units"].iloc[0], accuracy, LOOKS[m])
+        plots.curve(ax, chosen["units"].iloc[0], np.array(chosen["accuracy"].tolist()).T, **LOOKS[m])
     ax.axhline(0.2, color="black", linewidth=0.6)
     ax.set(xlabel="gradient units per task", title=f"labels {kind}")
 axes[0].set_ylabel("test accuracy after 3 inner steps")
@@ -341,10 +320,8 @@ study.figure(
     fig,
     "images",
     f"5-way 1-shot accuracy on {pools['test']} ({config.image_tests} test tasks, norm: transductive), mean over "
-    f"{config.image_seeds} paired seeds with 95% bands, "
-    "against cost; thin line: chance. Left: labels permuted per task, right: each class keeps its label. Ours: "
-    "whether the paper has "
-    "such an experiment is not known.",
+    f"{config.image_seeds} paired seeds with 95% bands, against cost; thin line: chance. Left: labels permuted per task, "
+    "right: each class keeps its label. Ours: whether the paper has such an experiment is not known.",
 )
 
 # %%

@@ -31,7 +31,7 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,8 @@ from torch.func import functional_call
 
 import ctml
 from ctml import data
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
+from ctml.learners.by_name import make_learner
 from ctml.models import Conv4
 from ctml.tasks import FewShot
 from ctml.timing import in_turns
@@ -66,52 +67,49 @@ norm: str | None = None
 # %% [markdown]
 # ## 3 Configuration
 #
-# The column `paper` holds what Finn et al. state for Omniglot 5-way: 64 filters in strided convolutions, one inner step of
-# 0.4 in training and three at test time, 32 tasks, 60,000 meta-steps of Adam. *Ours* in that column: 15 queries a class,
-# the inner steps of FO-MAML, ANIL and Reptile, 100 of the 1,200 training characters kept for validation. The column `quick` is all ours, chosen on
-# validation characters; it trades width and length for minutes.
+# `PAPER` holds what Finn et al. state for Omniglot 5-way: 64 filters in strided convolutions, one inner step of 0.4 in
+# training and three at test time, 32 tasks, 60,000 meta-steps of Adam; what they do not state is marked *ours*. `QUICK`
+# is all ours, chosen on validation characters; it trades width and length for minutes.
 
 
 # %%
 @dataclass(frozen=True)
-class Recipe:
-    inner_lr: float
-    inner_steps: int
-    test_steps: int
-    outer_lr: float
+class Config:
+    dataset: str = "omniglot"
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15  # a class; *ours*
+    width: int = 64
+    pool: bool = False  # pooling, or strided convolutions
+    norm: str = "transductive"
+    outer_lr: float = 1e-3  # of Adam
+    schedule: str = "constant"
+    meta_batch: int = 32
+    meta_steps: int = 60_000
+    validate_every: int = 1000  # *ours*, as all of validation
+    validation_tasks: int = 600
+    test_tasks: int = 1000  # *ours*
+    seeds: int = 5  # *ours*
+    tasks_at_once: int = 32
 
 
 @dataclass(frozen=True)
-class Config:
-    dataset: str
-    ways: int
-    shots: int
-    queries: int
-    width: int
-    pool: bool
-    norm: str
-    schedule: str
-    meta_batch: int
-    meta_steps: int
-    validate_every: int
-    validation_tasks: int
-    test_tasks: int
-    seeds: int
-    tasks_at_once: int
+class Recipe:
+    inner_lr: float = 0.4
+    inner_steps: int = 1
+    test_steps: int = 3
 
 
-PRESETS = {
-    "smoke": Config("glyphs", 5, 1, 3, 8, True, "transductive", "one cycle", 2, 4, 2, 4, 8, 2, 4),
-    "quick": Config("omniglot or glyphs", 5, 1, 5, 24, True, "transductive", "one cycle", 4, 1600, 200, 200, 600, 3, 4),
-    "paper": Config("omniglot", 5, 1, 15, 64, False, "transductive", "constant", 32, 60_000, 1000, 600, 1000, 5, 32),
-}
-OUTER_LR = {"smoke": 6e-3, "quick": 6e-3, "paper": 1e-3}
-RECIPES = {
-    "maml": Recipe(inner_lr=0.4, inner_steps=1, test_steps=3, outer_lr=OUTER_LR[PRESET]),
-    "fo_maml": Recipe(inner_lr=0.1, inner_steps=5, test_steps=10, outer_lr=OUTER_LR[PRESET]),
-    "anil": Recipe(inner_lr=0.4, inner_steps=1, test_steps=3, outer_lr=OUTER_LR[PRESET]),
-    "reptile": Recipe(inner_lr=0.1, inner_steps=5, test_steps=10, outer_lr=OUTER_LR[PRESET]),
-}
+PAPER = Config()
+EASIER = {"width": 24, "pool": True, "outer_lr": 6e-3, "schedule": "one cycle"}
+SHORTER = {"queries": 5, "meta_batch": 4, "meta_steps": 1600, "validate_every": 200, "tasks_at_once": 4}
+FEWER = {"validation_tasks": 200, "test_tasks": 600, "seeds": 3}
+QUICK = replace(PAPER, dataset="omniglot or glyphs", **EASIER, **SHORTER, **FEWER)
+TINY = {"queries": 3, "width": 8, "meta_batch": 2, "meta_steps": 4, "validate_every": 2, "validation_tasks": 4}
+SMOKE = replace(QUICK, dataset="glyphs", test_tasks=8, seeds=2, **TINY)
+PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONGER = Recipe(inner_lr=0.1, inner_steps=5, test_steps=10)  # *ours*
+RECIPES = {"maml": Recipe(), "fo_maml": LONGER, "anil": Recipe(), "reptile": LONGER}
 
 config = choose(PRESETS, PRESET, dataset=dataset, ways=ways, shots=shots, seeds=seeds, meta_steps=meta_steps, norm=norm)
 study = Study("side_by_side", "01_omniglot", PRESET, asdict(config) | {k: asdict(r) for k, r in RECIPES.items()})
@@ -147,27 +145,12 @@ pd.DataFrame({k: asdict(r) for k, r in RECIPES.items()}).T
 
 
 # %%
-def make_learner(method: str, seed: int) -> ctml.Learner:
+def fresh_learner(method: str, seed: int) -> ctml.Learner:
     """The same network from the same initial weights, whatever the method."""
-    recipe = RECIPES[method]
-    model = Conv4(
-        1,
-        config.ways,
-        width=config.width,
-        norm=config.norm,
-        pool=config.pool,
-        generator=ctml.generator(seed, "initial weights"),
-    )
-    options = {"inner_lr": recipe.inner_lr, "inner_steps": recipe.inner_steps, "tasks_at_once": config.tasks_at_once}
-    match method:
-        case "maml":
-            return ctml.MAML(model, ctml.cross_entropy, **options)
-        case "fo_maml":
-            return ctml.MAML(model, ctml.cross_entropy, order="first", **options)
-        case "anil":
-            return ctml.ANIL(model, ctml.cross_entropy, **options)
-        case "reptile":
-            return ctml.Reptile(model, ctml.cross_entropy, **options)
+    options = {"width": config.width, "norm": config.norm, "pool": config.pool}
+    model = Conv4(1, config.ways, generator=ctml.generator(seed, "initial weights"), **options)
+    inner = {"inner_lr": RECIPES[method].inner_lr, "inner_steps": RECIPES[method].inner_steps}
+    return make_learner(method, model, ctml.cross_entropy, tasks_at_once=config.tasks_at_once, **inner)
 
 
 # %% [markdown]
@@ -200,7 +183,7 @@ noise = ctml.ClassPool(
     "noise",
 )
 batch = FewShot(noise, config.ways, 1, 3).sample(3, ctml.generator(0, "check tasks"))
-learner = make_learner("maml", 0).double()
+learner = fresh_learner("maml", 0).double()
 learner.meta_gradient(batch)
 expected = plain_meta_gradient(learner, batch)
 difference = sum((p.grad - e).norm() ** 2 for p, e in zip(learner.parameters(), expected, strict=True)).sqrt()
@@ -258,42 +241,18 @@ study.figure(
 # %%
 def run(method: str, seed: int, checkpoint: Path) -> dict:
     """Meta-train one method and meta-test it; a killed run goes on from its checkpoint."""
-    recipe = RECIPES[method]
-    learner = make_learner(method, seed).to(DEVICE)
-    optimizer = torch.optim.Adam(learner.parameters(), recipe.outer_lr)
+    learner = fresh_learner(method, seed).to(DEVICE)
+    optimizer = torch.optim.Adam(learner.parameters(), config.outer_lr)
+    cycle = one_cycle(optimizer, config.outer_lr, config.meta_steps) if config.schedule == "one cycle" else None
+    validation = ctml.Validation(draw_tasks("val", 5), config.validate_every, config.validation_tasks)
     history = ctml.meta_train(
-        learner,
-        draw_tasks("train", config.queries),
-        optimizer=optimizer,
-        scheduler=make_schedule(optimizer, recipe.outer_lr),
-        steps=config.meta_steps,
-        meta_batch=config.meta_batch,
-        seed=seed,
-        validation=ctml.Validation(draw_tasks("val", 5), config.validate_every, config.validation_tasks),
-        checkpoint=checkpoint,
-        device=DEVICE,
-        progress=False,
-    )
-    tests = {
-        steps: ctml.meta_test(
-            learner, draw_tasks("test", 15), n_tasks=config.test_tasks, inner_steps=steps, device=DEVICE
-        )
-        for steps in sorted({0, 1, 3, 5, 10, recipe.test_steps})
-    }
-    return {
-        "method": method,
-        "seed": seed,
-        "norm": config.norm,
-        "validation": history.validation,
-        "test": {steps: result.scores.tolist() for steps, result in tests.items()},
-    }
-
-
-def make_schedule(optimizer, rate):
-    """A constant outer rate, or one that rises over the first tenth and then falls along a half cosine."""
-    if config.schedule == "constant":
-        return None
-    return one_cycle(optimizer, rate, config.meta_steps)
+        learner, draw_tasks("train", config.queries), optimizer=optimizer, scheduler=cycle, steps=config.meta_steps,
+        meta_batch=config.meta_batch, seed=seed, validation=validation, checkpoint=checkpoint, device=DEVICE, progress=False,
+    )  # fmt: skip
+    test, n, scores = draw_tasks("test", 15), config.test_tasks, {}
+    for steps in sorted({0, 1, 3, 5, 10, RECIPES[method].test_steps}):
+        scores[steps] = ctml.meta_test(learner, test, n_tasks=n, inner_steps=steps, device=DEVICE).scores.tolist()
+    return {"method": method, "seed": seed, "norm": config.norm, "validation": history.validation, "test": scores}
 
 
 # %%
@@ -331,11 +290,9 @@ pd.DataFrame(
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
 for m in RECIPES:
-    curves = torch.tensor([[score for _, score in r["validation"]] for r in results if r["method"] == m])
-    steps = [step for step, _ in next(r["validation"] for r in results if r["method"] == m)]
     line = style.method(m).line()
-    left.plot(steps, 100 * curves.mean(0), **line, markersize=3)
-    left.fill_between(steps, 100 * curves.amin(0), 100 * curves.amax(0), color=line["color"], alpha=0.15, lw=0)
+    curves = torch.tensor([r["validation"] for r in results if r["method"] == m])  # (seeds, times, (step, score))
+    plots.curve(left, curves[0, :, 0], 100 * curves[..., 1].T, band="range", **line, markersize=3)
     tested = 100 * rows[rows.method == m].groupby("inner_steps").accuracy.mean()
     right.plot(tested.index, tested, **line)
 left.set(xlabel="meta-steps", ylabel="validation accuracy (%)")
@@ -358,16 +315,13 @@ study.figure(
 
 # %%
 batch = draw_tasks("train", config.queries).sample(config.meta_batch, ctml.generator(0, "timing"))
-steps = {m: partial(make_learner(m, 0).to(DEVICE).meta_gradient, batch) for m in RECIPES}
-cost = {m: min(seconds) for m, seconds in in_turns(steps, turns=30, device=DEVICE).items()}
-pd.Series({style.method(m).label: 1000 * seconds for m, seconds in cost.items()}, name="ms a meta-step").round(1)
+steps = {m: partial(fresh_learner(m, 0).to(DEVICE).meta_gradient, batch) for m in RECIPES}
+cost = {m: 1000 * min(seconds) for m, seconds in in_turns(steps, turns=30, device=DEVICE).items()}
+pd.Series({style.method(m).label: ms for m, ms in cost.items()}, name="ms a meta-step").round(1)
 
 # %%
 fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
-for m, accuracies in by_method.items():
-    line = style.method(m).line()
-    mean, half = 100 * accuracies.mean(), 100 * ctml.interval(accuracies).half_width
-    ax.errorbar(1000 * cost[m], mean, yerr=half if config.seeds > 1 else None, capsize=3, **line)
+plots.interval_per_method(ax, {m: 100 * accuracies for m, accuracies in by_method.items()}, at=cost)
 ax.set(xlabel="milliseconds a meta-step", ylabel="test accuracy (%)", xlim=(0, None))
 ax.legend()
 study.figure(
@@ -420,8 +374,8 @@ study.claim("side_by_side-reptile-close", difference=100 * (maml - by_method["re
 # * More classes: `make reproduce NB=side_by_side/01_omniglot SET="ways=20"`; more shots: `SET="shots=5"`.
 # * What transduction is worth: `SET="norm=support"`.
 # * Letters instead of characters: `SET="dataset=glyphs"`.
-# * A method of your own: write it as in `00_tour`, add a line to `RECIPES`, a case to `make_learner`, a colour to
-#   `ctml/companion/style.py`.
+# * Another method of the package: add its name and a `Recipe` to `RECIPES`. One of your own: write it as in `00_tour`
+#   and let `fresh_learner` make it.
 #
 # ## 11 Provenance
 
