@@ -80,10 +80,8 @@ study = Study("", "00_tour", PRESET, asdict(config))
 
 
 def show(fig, name, caption):
-    """Save the figure of one paper, with its legends."""
-    for ax in fig.axes:
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize="x-small", frameon=name == "maml_ode", framealpha=0.9, edgecolor="none")
+    """Save the figure of one paper, with a legend."""
+    fig.axes[0].legend(fontsize="x-small", frameon=name == "maml_ode", framealpha=0.9, edgecolor="none")
     study.figure(fig, name, caption, where=name)
 
 
@@ -99,8 +97,8 @@ config
 # it is what all small steps $\beta$ have in common.
 
 # %%
-shape = {"curvature": (0.4, 6.0), "spread": 1.0, "shared_hessian": True}
-tasks = Quadratic.draw(5, 2, ctml.generator(seed, "tour quadratics"), **shape)
+hessian, stream = torch.tensor([[2.4, 2.68], [2.68, 4.0]]).double(), ctml.generator(seed, "tour quadratics")
+tasks = Quadratic(hessian.expand(5, 2, 2), torch.randn(5, 2, generator=stream, dtype=torch.float64))
 alpha, starts = 0.05, torch.tensor([[3.0, 3.0], [-3.0, 2.5], [2.5, -3.0]], dtype=torch.float64)
 field = maml_field(tasks, alpha)
 smooth = flow(field, starts, torch.linspace(0, 15, 400, dtype=torch.float64))
@@ -136,6 +134,7 @@ fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 for key, tableau in {"euler": EULER, "rk2": MIDPOINT, "rk3": KUTTA3, "rk4": RK4}.items():
     look, errors = style.method(key).line(), rk_maml.errors(task, start, 2.0, counts, tableau)
     ax.loglog([2 / n for n in counts], errors, **look | {"label": f"{look['label']}: order {tableau.order}"})
+ax.set_xscale("log", base=2)
 ax.set(xlabel="step $h$", ylabel="error at time 2")
 show(
     fig,

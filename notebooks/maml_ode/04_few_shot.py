@@ -33,7 +33,6 @@
 # %%
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -171,7 +170,7 @@ def score_sinusoids(stacked: BiMAML, inner_steps: int = 1) -> torch.Tensor:
     return torch.stack([ctml.meta_test(run, Sinusoid(), **options).scores for run in stacked.unstack()])
 
 
-def train_sinusoids(name: str, checkpoint: Path) -> dict:
+def train_sinusoids(name: str, checkpoint) -> dict:
     stacked, steps = sinusoid_stack(name), (0, 1, 2, 5, 10)
     history = ctml.meta_train(
         stacked, Sinusoid(), optimizer=torch.optim.Adam(stacked.parameters(), 1e-3), steps=config.sinusoid_steps,
@@ -280,7 +279,7 @@ pools
 
 
 # %%
-def train_images(name: str, kind: str, method_name: str, seed: int, checkpoint: Path) -> dict:
+def train_images(name: str, kind: str, method_name: str, seed: int, checkpoint) -> dict:
     train = KINDS[kind](data.pool(name, "train"), ways=5, shots=1, queries=5)
     test = KINDS[kind](data.pool(name, "test"), ways=5, shots=1, queries=10)
     network = Conv4(1, 5, width=config.width, pool=False, generator=ctml.generator(seed, "image weights"))
