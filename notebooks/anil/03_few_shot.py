@@ -76,23 +76,23 @@ device: str | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    dataset: str = "fc100"
-    outer_steps: int = 1000
+    dataset: str = "fc100"  # the paper's, beside miniImageNet
+    outer_steps: int = 1000  # as in the reference code, and so is all down to N
     outer_lr: float = 1e-3  # of Adam
-    meta_batch: int = 32
+    meta_batch: int = 32  # tasks of an outer step
     width: int = 64  # filters of a convolution
-    ways: int = 5
-    shots: int = 5
-    queries: int = 5  # images a class
+    ways: int = 5  # classes of a task
+    shots: int = 5  # support images a class
+    queries: int = 5  # query images a class
     inner_steps: tuple[int, ...] = (1, 3, 5, 7, 10)  # N
     deep_blocks: int = 2  # adapted in the nonconvex case, beside the head; ours, and so is all below
     ridge: float = 0.1  # mu of the strongly convex case
     photographs: str = "cifar_fs or glyphs"  # on which `quick` runs the two extreme cases
-    seeds: int = 5
+    seeds: int = 5  # runs of each setting
     every: int = 50  # outer steps between accuracies
-    validation_tasks: int = 200
-    test_tasks: int = 1000
-    device: str = "cuda"
+    validation_tasks: int = 200  # of each accuracy on the way
+    test_tasks: int = 1000  # of the last
+    device: str = "cuda"  # where it all runs
 
 
 PAPER = Config()

@@ -64,8 +64,8 @@ device: str | None = None
 # ## 3 Configuration
 #
 # Images of FC100's size, 32 x 32 in colour, 5-way with 5 support and 5 query images a class, as in the reference code
-# of the same laboratory. Cost does not depend on what the images show: they are noise here. All numbers are *ours*
-# where no source is named; the paper's own were not readable.
+# of the same laboratory. Cost does not depend on what the images show: they are noise here. The paper's own numbers
+# were not readable; *ours* are marked.
 
 
 # %%
@@ -73,13 +73,13 @@ device: str | None = None
 class Config:
     width: int = 64  # filters of a convolution, as in the reference code
     meta_batch: int = 32  # as there
-    repeats: int = 15  # turns of timing
-    device: str = "cuda"
-    inner_steps: tuple[int, ...] = (1, 3, 5, 7, 10)  # N
-    long_steps: tuple[int, ...] = (1, 10, 30, 100)  # N for memory, head only
-    ways: int = 5  # as in the reference code, and so is all below
-    shots: int = 5  # and as many query images
-    side: int = 32
+    repeats: int = 15  # turns of timing; ours
+    device: str = "cuda"  # ours
+    inner_steps: tuple[int, ...] = (1, 3, 5, 7, 10)  # N; ours
+    long_steps: tuple[int, ...] = (1, 10, 30, 100)  # N for memory, head only; ours
+    ways: int = 5  # classes of a task, as in the reference code, and so is all below
+    shots: int = 5  # support images a class, and as many query images
+    side: int = 32  # of an image, in pixels
 
 
 PAPER = Config()

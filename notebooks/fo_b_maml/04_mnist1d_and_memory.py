@@ -75,22 +75,22 @@ meta_steps: int | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    meta_steps: int = 5000  # ours
-    seeds: int = 5  # ours
-    test_tasks: int = 1000  # ours
+    meta_steps: int = 5000  # outer steps; ours
+    seeds: int = 5  # runs of each method; ours
+    test_tasks: int = 1000  # new tasks that a run is scored on; ours
     memory_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # inner steps K whose memory is measured; ours
     channels: tuple[int, ...] = (25, 50, 100, 150, 200, 250)  # the paper's go up to 250
     depths: tuple[int, ...] = (3, 6, 9, 12)  # convolutions; ours
     lengths: tuple[int, ...] = (16, 32, 48, 64)  # of the Transformer's sequences; ours
-    ways: int = 5  # ours, and so is all below
-    shots: int = 5
-    queries: int = 15
+    ways: int = 5  # classes of a task; ours, and so is all below
+    shots: int = 5  # support signals a class
+    queries: int = 15  # query signals a class
     width: int = 64  # of the fully connected network
-    meta_batch: int = 8
+    meta_batch: int = 8  # tasks of an outer step
     inner_steps: int = 10  # K
-    inner_lr: float = 0.1
-    lam: float = 1.0  # the pull
-    nu: float = 0.1  # the perturbation
+    inner_lr: float = 0.1  # size of an inner step
+    lam: float = 1.0  # pull towards theta
+    nu: float = 0.1  # share of the query loss in the inner problem
 
 
 PAPER = Config()
@@ -345,7 +345,7 @@ study.claim("fo_b_maml-d12", maml=scores["maml"].to_numpy(), fo_b_maml=scores["f
 # ## 10 Variants to try
 #
 # * Weaker pull, freer adaptation: `make reproduce NB=fo_b_maml/04_mnist1d_and_memory SET="lam=0.2"`.
-# * The noise floor of float32: `SET="nu=0.0001"`.
+# * A smaller perturbation: `SET="nu=0.0001"`. What spoils the difference, the rounding of float32 or the kinks of ReLU?
 # * One shot: `SET="shots=1"`. Is the order of the methods the same?
 # * Tasks over unseen digits: `data.load("mnist1d", split, classes=(0, 1, 2, 3, 4))` for training and the other five
 #   for the test.
