@@ -10,6 +10,7 @@ Start with `notebooks/00_tour.ipynb`.
 """
 
 from ctml import data, flows, models, tasks
+from ctml.evaluation import MetaTest, meta_test
 from ctml.learners import (
     ANIL,
     COMLN,
@@ -30,7 +31,7 @@ from ctml.learners import (
 from ctml.losses import accuracy, cross_entropy, mse
 from ctml.rng import generator
 from ctml.statistics import interval
-from ctml.training import History, MetaTest, NonFiniteMetaGradient, Validation, meta_test, meta_train
+from ctml.training import History, NonFiniteMetaGradient, Validation, meta_train
 from ctml.types import ClassPool, Examples, Loss, Params, TaskBatch, TaskDistribution
 
 __version__ = "0.1.0"

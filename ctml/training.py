@@ -1,9 +1,9 @@
-"""Meta-training that resumes where it stopped, and one definition of meta-testing for all learners.
+"""Meta-training that resumes where it stopped and can be watched.
 
 Invariants:
     * The same seed gives the same tasks to every learner: runs are paired.
     * A run that is killed and started again with the same checkpoint path ends with the same numbers.
-    * Meta-test tasks come from their own stream; nothing of training depends on them.
+    * Validation and what is watched draw from streams of their own; training does not depend on them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ctml.checkpoint import Checkpoint
 from ctml.checks import at_least, positive
+from ctml.evaluation import meta_test
 from ctml.learners.base import Learner
 from ctml.losses import accuracy
 from ctml.rng import generator
 from ctml.settings import describe
-from ctml.statistics import Interval, interval
-from ctml.types import TaskBatch, TaskDistribution
+from ctml.types import TaskDistribution
 
 Watch = Mapping[str, Callable[[Learner], float | Tensor]]
 """Names of quantities, and how each is read off the learner: a number, or a small tensor."""
@@ -237,69 +236,3 @@ def _refuse_non_finite(learner: Learner, losses: Tensor, step: int, file: Checkp
         f"meta-gradient at step {step} is not finite: {which}. "
         f"Try a smaller inner_lr, fewer inner_steps or a smaller outer rate{kept}"
     )
-
-
-@dataclass(frozen=True)
-class MetaTest:
-    """Scores of a learner on fixed tasks.
-
-    Attributes:
-        scores: one score per task.
-        inner_steps: adaptation steps, None for the learner's own.
-        seed: of the stream that drew the tasks; equal seeds mean the same tasks.
-        norm: the model's batch-norm mode, "none" without batch norm.
-    """
-
-    scores: Float[Tensor, " tasks"]
-    inner_steps: int | None
-    seed: int
-    norm: str
-
-    @property
-    def interval(self) -> Interval:
-        """Mean and 95% interval over tasks."""
-        return interval(self.scores)
-
-    def __str__(self) -> str:
-        return f"{self.interval} tasks, seed {self.seed}, norm: {self.norm}"
-
-
-@torch.no_grad()
-def meta_test(
-    learner: Learner,
-    tasks: TaskDistribution,
-    *,
-    n_tasks: int = 1000,
-    seed: int = 0,
-    metric: Callable[[Tensor, Tensor], Tensor] = accuracy,
-    inner_steps: int | None = None,
-    tasks_at_once: int = 50,
-    purpose: str = "meta-test",
-    device: torch.device | str = "cpu",
-) -> MetaTest:
-    """Adapt to each support set and score on its query set.
-
-    The tasks are the first `n_tasks` of the stream (seed, purpose): the same for every learner.
-
-    Args:
-        metric: maps outputs and targets of the query sets to one score per task.
-        inner_steps: adaptation steps if they differ from training's; None keeps the learner's.
-        tasks_at_once: tasks drawn and adapted together; part of the stream's definition.
-    """
-    at_least("n_tasks", n_tasks, 1)
-    at_least("tasks_at_once", tasks_at_once, 1)
-    stream = generator(seed, purpose)
-    modes = {module: module.training for module in learner.modules()}
-    learner.eval()  # label smoothing and the like belong to meta-training
-    scores: list[Tensor] = []
-    try:
-        tested = learner if inner_steps is None else learner.with_inner_steps(inner_steps)
-        for start in range(0, n_tasks, tasks_at_once):
-            batch: TaskBatch = tasks.sample(min(tasks_at_once, n_tasks - start), stream).to(device)
-            for part in batch.split(learner.tasks_at_once):
-                outputs = tested.predict(tested.adapt(part.support), part.query.x, part.support.x)
-                scores.append(metric(outputs, part.query.y).cpu())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return MetaTest(torch.cat(scores), inner_steps, seed, getattr(learner.model, "norm", "none"))

@@ -29,7 +29,7 @@ LAYERS = [
     },
     {"tasks", "models", "flows", "optimizers", "inner_solvers"},
     {"learners", "counting"},
-    {"training"},
+    {"evaluation", "training"},
     {"theory", "rl", "data"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
