@@ -96,7 +96,7 @@ def test_the_claim_about_anils_cost_falls_with_a_wasteful_loop(batch):
 
     def verdict(kind):
         learner = kind(network(), ctml.mse, inner_lr=0.1, inner_steps=K)
-        learner.graph_is_sure = True
+        learner._graph_is_sure = True
         with count_gradients(learner) as count:
             learner.meta_gradient(batch.split(1)[0])
         n_w, n_phi = (sum(p.numel() for p in ps.values()) for ps in (learner.shared(), learner.common()))

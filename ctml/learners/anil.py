@@ -62,7 +62,7 @@ class ANIL(MAML):
         at_least("ridge", ridge, 0)
         self.ridge, self.backward = ridge, backward
         self.adapted_names = _matching(self.model, adapts)
-        self.graph_is_sure = type(self).adapt is ANIL.adapt and type(self).inner_step is MAML.inner_step
+        self._graph_is_sure = type(self).adapt is ANIL.adapt and type(self).inner_step is MAML.inner_step
         # Only then can the body's output be kept: no inner step changes it.
         self.keeps_features = isinstance(model, HasHead) and all(n.startswith("head.") for n in self.adapted_names)
         backward.check(self)

@@ -61,7 +61,7 @@ class MAML(GradientLearner):
         one_of("order", order, get_args(Order))
         self.inner_lr, self.inner_steps, self.order, self.difference = inner_lr, inner_steps, order, difference
         # What is written here is differentiable by construction; what a subclass writes is looked at once.
-        self.graph_is_sure = type(self).adapt is MAML.adapt and type(self).inner_step is MAML.inner_step
+        self._graph_is_sure = type(self).adapt is MAML.adapt and type(self).inner_step is MAML.inner_step
 
     def inner_step(self, params: Params, embedded: Examples, step: int) -> Params:
         """Take one step theta - alpha grad L_S(theta) for every task; `step` counts from 0."""
@@ -79,9 +79,9 @@ class MAML(GradientLearner):
         """Add the part's meta-gradients, of the chosen order; return the tasks' query losses."""
         if self.order == "hessian-free":
             return self._add_hessian_free(part, weight)
-        if self.order == "second" and self.inner_steps and not self.graph_is_sure:
+        if self.order == "second" and self.inner_steps and not self._graph_is_sure:
             self._refuse_lost_graph(part.support)
-            self.graph_is_sure = True
+            self._graph_is_sure = True
         return super().add_meta_gradient(part, weight)
 
     @torch.no_grad()

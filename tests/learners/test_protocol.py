@@ -19,6 +19,7 @@ from ctml.learners.proximal import ProximalLearner
 from ctml.learners.rk_maml import RKMAML
 from ctml.models import MLP
 from ctml.rng import generator
+from ctml.settings import describe
 from ctml.tasks import Logistic
 from ctml.types import Examples, TaskBatch
 
@@ -221,6 +222,15 @@ def test_another_number_of_inner_steps_shares_the_parameters_or_is_refused(name,
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
 
+@all_learners
+def test_meta_training_changes_parameters_and_no_setting(name, batch):
+    """So that the very learner of a run may go on from its checkpoint."""
+    learner = make(name)
+    settings = describe(learner=learner)
+    learner.meta_gradient(batch)
+    assert describe(learner=learner) == settings
+
+
 # ---- a subclass whose steps carry no derivative ----------------------------------------------------------------------
 class Falling(MAML):
     """The step size falls along the inner loop; written over `adapt`, with the learner's own gradient."""
@@ -266,6 +276,13 @@ def test_the_learners_own_gradient_keeps_the_graph(batch):
     theta = trees.flatten(start).detach().requires_grad_()
     (expected,) = torch.autograd.grad(loss(theta), theta)
     assert close(meta_gradient(learner, batch), expected, 1e-12)
+
+
+def test_a_subclass_that_was_looked_at_has_the_settings_it_had(batch):
+    learner = Falling(network(), ctml.cross_entropy, inner_lr=0.3, inner_steps=2)
+    settings = describe(learner=learner)
+    learner.meta_gradient(batch)
+    assert describe(learner=learner) == settings
 
 
 @pytest.mark.parametrize("kind", [Detached, Graphless])
