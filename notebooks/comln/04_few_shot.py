@@ -30,7 +30,7 @@
 # | paper | miniImageNet, tieredImageNet; Conv-4, ResNet-12 | 1 GPU | days, resumable |
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from math import cos, pi
@@ -41,9 +41,10 @@ import torch
 
 import ctml
 from ctml import data
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.flows import Adaptive, CrossEntropy, FixedSteps
 from ctml.flows.tableaus import EULER, RK4
+from ctml.learners.by_name import make_learner as by_name
 from ctml.models import Conv4, ResNet12
 from ctml.tasks import FewShot
 
@@ -71,55 +72,52 @@ photographs: str | None = None  # data set of the second setting of `quick`
 # %%
 @dataclass(frozen=True)
 class Inner:
-    rate: float
-    steps: int
-    test_steps: list[int]  # the best of these on validation tasks is taken
+    rate: float = 0.01
+    steps: int = 5
+    test_steps: tuple[int, ...] = (5,)  # the best of these on validation tasks is taken
 
 
 @dataclass(frozen=True)
 class Config:
-    datasets: list[str]
-    backbones: list[str]
-    shots: list[int]
-    seeds: int
-    width: int
-    maml: Inner
-    anil: Inner
-    meta_batch: int
-    meta_steps: int
-    queries: int
-    test_queries: int
-    validate_every: int
-    validation_tasks: int
-    test_tasks: int
-    euler_steps: int
-    outer_rate: float = 6e-3
-    weight_decay: float = 0.0
-    smoothing: float = 0.0
-    tolerance: float = 1e-5
-    photographs: str = "cifar_fs or glyphs"
+    datasets: tuple[str, ...] = ("mini_imagenet", "tiered_imagenet")
+    backbones: tuple[str, ...] = ("conv4", "resnet12")
+    shots: tuple[int, ...] = (1, 5)
     ways: int = 5
-    horizon: float = 1.0
+    horizon: float = 1.0  # T at the start
+    tolerance: float = 1.4e-8  # of Dormand-Prince
+    weight_decay: float = 5e-4  # not on T
+    test_tasks: int = 1000
+    seeds: int = 3  # ours, and so is all that follows
+    width: int = 64  # filters of Conv-4
+    maml: Inner = Inner(test_steps=(10,))
+    anil: Inner = Inner()
+    meta_batch: int = 4
+    meta_steps: int = 60_000
+    queries: int = 15
+    test_queries: int = 15
+    validate_every: int = 1000
+    validation_tasks: int = 600
+    euler_steps: int = 500
+    outer_rate: float = 1e-3
+    smoothing: float = 0.1  # of COMLN's labels
+    photographs: str = "cifar_fs or glyphs"
 
 
+PAPER = Config()
+SMALL = replace(PAPER, datasets=("omniglot or glyphs",), backbones=("conv4",), shots=(1,), width=24, euler_steps=100)
+UNREGULARISED = replace(SMALL, outer_rate=6e-3, weight_decay=0.0, smoothing=0.0, tolerance=1e-5)
+QUICK = replace(
+    UNREGULARISED, maml=Inner(0.4, 1, (1, 3, 5)), anil=Inner(0.1, 5, (5, 10)), meta_steps=320, validate_every=80
+)
+TWO_STEPS = replace(
+    QUICK, maml=Inner(0.4, 1, (1, 3)), anil=Inner(0.1, 2, (2,)), meta_batch=1, meta_steps=2, validate_every=2
+)
+TINY = replace(TWO_STEPS, datasets=("glyphs",), backbones=PAPER.backbones, seeds=2, width=4, euler_steps=4)
 PRESETS = {
-    "smoke": Config(
-        ["glyphs"], ["conv4", "resnet12"], [1], 2, 4, Inner(0.4, 1, [1, 3]), Inner(0.1, 2, [2]),
-        meta_batch=1, meta_steps=2, queries=1, test_queries=1, validate_every=2, validation_tasks=1, test_tasks=2,
-        euler_steps=4,
-    ),
-    "quick": Config(
-        ["omniglot or glyphs"], ["conv4"], [1], 3, 24, Inner(0.4, 1, [1, 3, 5]), Inner(0.1, 5, [5, 10]),
-        meta_batch=4, meta_steps=320, queries=5, test_queries=10, validate_every=80, validation_tasks=200, test_tasks=600,
-        euler_steps=100,
-    ),
-    "paper": Config(
-        ["mini_imagenet", "tiered_imagenet"], ["conv4", "resnet12"], [1, 5], 3, 64, Inner(0.01, 5, [10]), Inner(0.01, 5, [5]),
-        outer_rate=1e-3, weight_decay=5e-4, smoothing=0.1, tolerance=1.4e-8,
-        meta_batch=4, meta_steps=60_000, queries=15, test_queries=15, validate_every=1000, validation_tasks=600,
-        test_tasks=1000, euler_steps=500,
-    ),
-}  # fmt: skip
+    "paper": PAPER,
+    "quick": replace(QUICK, queries=5, test_queries=10, validation_tasks=200, test_tasks=600),
+    "smoke": replace(TINY, queries=1, test_queries=1, validation_tasks=1, test_tasks=2),
+}
 chosen = dict(datasets=datasets, backbones=backbones, shots=shots, seeds=seeds, meta_steps=meta_steps)
 config = choose(PRESETS, PRESET, photographs=photographs, **chosen)
 study = Study("comln", "04_few_shot", PRESET, asdict(config))
@@ -150,15 +148,18 @@ SOLVERS = {
 METHODS = ("comln", "anil", "maml")
 
 
+SMOOTHED = {"loss": partial(ctml.cross_entropy, label_smoothing=config.smoothing)}
+FLOW = SMOOTHED | {"inner_loss": CrossEntropy(config.smoothing), "horizon": config.horizon}
+OPTIONS = {m: FLOW | {"solver": solver} for m, solver in SOLVERS.items()}
+for m, inner in (("anil", config.anil), ("maml", config.maml)):
+    OPTIONS[m] = {"loss": ctml.cross_entropy, "inner_lr": inner.rate, "inner_steps": inner.steps}
+
+
 def make_learner(method, setting, image, seed):
     """Return the learner of one method, from the same initial weights for all."""
     build = {"conv4": partial(Conv4, width=config.width), "resnet12": ResNet12}[setting[1]]
     model = build(image[0], config.ways, side=image[1], generator=ctml.generator(seed, "initial weights"))
-    if method in SOLVERS:
-        options = {"inner_loss": CrossEntropy(config.smoothing), "horizon": config.horizon, "solver": SOLVERS[method]}
-        return ctml.COMLN(model, partial(ctml.cross_entropy, label_smoothing=config.smoothing), **options)
-    kind, inner = {"anil": (ctml.ANIL, config.anil), "maml": (ctml.MAML, config.maml)}[method]
-    return kind(model, ctml.cross_entropy, inner_lr=inner.rate, inner_steps=inner.steps)
+    return by_name("comln" if method in SOLVERS else method, model, **OPTIONS[method])
 
 
 def make_optimizer(learner, backbone):
@@ -334,13 +335,10 @@ fig, axes = plt.subplots(
 )
 for (top, bottom), setting in zip(axes.T, settings, strict=True):
     for method in METHODS:
-        line = style.method(method).line()
         curves = [r["validation"] for r in results if r["method"] == method and r["setting"] == setting]
-        values = 100 * torch.tensor([[score for _, score in c] for c in curves])
-        top.plot([step for step, _ in curves[0]], values.mean(0), **line)
-        top.fill_between(
-            [step for step, _ in curves[0]], values.amin(0), values.amax(0), color=line["color"], alpha=0.15, lw=0
-        )
+        values = 100 * torch.tensor([[score for _, score in c] for c in curves]).T
+        steps = [step for step, _ in curves[0]]
+        plots.curve(top, steps, values, band="range", **style.method(method).line())
     top.set(xlabel="meta-steps", title=title(setting))
     for y, method in enumerate(("maml", "anil")):
         lead = ctml.interval(over(method, setting))

@@ -32,7 +32,7 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,7 +42,7 @@ import torch
 
 import ctml
 from ctml import trees
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.flows.tableaus import EULER, RK4, rk2
 from ctml.learners.rk_maml import RKMAML
 from ctml.learners.stacked import stack
@@ -70,20 +70,21 @@ inner_lr: float | None = None
 # %%
 @dataclass(frozen=True)
 class Config:
-    shots: int
-    inner_lr: float
-    outer_lr: float
-    meta_batch: int
-    meta_steps: int
-    seeds: int
-    test_tasks: int
-    test_steps: int
+    shots: int = 10
+    inner_lr: float = 0.01  # alpha
+    outer_lr: float = 1e-3  # of Adam
+    meta_batch: int = 25
+    meta_steps: int = 70_000
+    seeds: int = 5  # ours
+    test_tasks: int = 1000  # ours
+    test_steps: int = 10
 
 
+PAPER = Config()
 PRESETS = {
-    "smoke": Config(10, 0.01, 1e-3, 4, 3, 2, 20, 3),
-    "quick": Config(10, 0.01, 1e-3, 25, 2000, 5, 1000, 10),
-    "paper": Config(10, 0.01, 1e-3, 25, 70_000, 5, 1000, 10),
+    "paper": PAPER,
+    "quick": replace(PAPER, meta_steps=2000),
+    "smoke": replace(PAPER, meta_batch=4, meta_steps=3, seeds=2, test_tasks=20, test_steps=3),
 }
 config = choose(PRESETS, PRESET, meta_steps=meta_steps, seeds=seeds, shots=shots, inner_lr=inner_lr)
 study = Study("rk_maml", "02_sinusoid", PRESET, asdict(config))
@@ -224,15 +225,15 @@ def line(variant: str) -> dict:
         return style.method("joint").line()
     version, name = variant.split()
     if name == "tied":
-        return style.method("rk2_half").line() | {"label": "RK2, a₂ = 1/2, α doubled", "linestyle": ":", "alpha": 0.7}
+        return style.method("rk2_half").line(label="RK2, a₂ = 1/2, α doubled", linestyle=":", alpha=0.7)
     return style.method(LABELS.get(name, {}).get(version, name)).line()
 
 
-fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
 for ax, version in zip(axes, ("V1", "V2"), strict=True):
     for v in ("joint", *(v for v in VARIANTS if v.startswith(version))):
-        ax.semilogy(range(last + 1), own[v].mean(0), **line(v), markersize=3)
-        ax.fill_between(range(last + 1), own[v].amin(0), own[v].amax(0), color=line(v)["color"], alpha=0.08, lw=0)
+        plots.curve(ax, range(last + 1), own[v].T, band="range", **line(v), markersize=3)
+    ax.set_yscale("log")
     ax.set_yticks([0.5, 1, 2, 3], ["0.5", "1", "2", "3"])
     ax.minorticks_off()
     ax.set(
@@ -252,13 +253,13 @@ study.figure(
 # %%
 points = [0.0, *(float(a) for a in A2.values())]
 versions = {version: ["joint", *(f"{version} {n}" for n in A2)] for version in ("V1", "V2")}
-fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.0), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=style.WIDE)
 for ax, step in zip(axes, (0, 1), strict=False):
     for version, name in (("V1", "fo_maml"), ("V2", "maml")):
         intervals = [ctml.interval(own[v][:, step]) for v in versions[version]]
         ax.errorbar(
             points, [i.mean for i in intervals], yerr=[i.half_width if i.n > 1 else 0 for i in intervals], capsize=2,
-            **style.method(name).line() | {"label": version},
+            **style.method(name).line(label=version),
         )  # fmt: skip
     ax.set(xlabel="a₂", ylabel="mean squared error", title=("before adaptation", "after one step")[step])
     ax.legend(fontsize=7)
@@ -268,12 +269,8 @@ pairs = [
     for v in [*versions[version][1:-1], f"{version} tied"]
 ]
 for k, (v, reference) in enumerate(pairs):
-    axes[2].plot(
-        (own[v] - own[reference])[:, 1],
-        [k] * config.seeds,
-        ls="",
-        **{"marker": line(v)["marker"], "color": line(v)["color"], "alpha": 0.7},
-    )
+    look = {"marker": line(v)["marker"], "color": line(v)["color"], "alpha": 0.7}
+    axes[2].plot((own[v] - own[reference])[:, 1], [k] * config.seeds, ls="", **look)
 axes[2].axvline(0, color="0.5", lw=0.8)
 names = {"rk2_half": "1/2", "rk2_two_thirds": "2/3", "rk2_three_quarters": "3/4", "tied": "1/2, 2α"}
 axes[2].set_yticks(range(len(pairs)), [f"{v.split()[0]}, {names[v.split()[1]]}" for v, _ in pairs], fontsize=7)

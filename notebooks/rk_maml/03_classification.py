@@ -31,7 +31,7 @@
 # ## 1 Setup
 
 # %%
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,7 +41,7 @@ import torch
 
 import ctml
 from ctml import data
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.learners.rk_maml import RKMAML, chain
 from ctml.models import Conv4
 from ctml.tasks import FewShot
@@ -68,47 +68,51 @@ seeds: int | None = None
 # %%
 @dataclass(frozen=True)
 class Setting:
-    dataset: str
-    ways: int
-    shots: int
-    inner_lr: float
-    inner_steps: int
-    test_steps: int
-    meta_batch: int
-    width: int
-    pool: bool
+    dataset: str = "omniglot"
+    ways: int = 5
+    shots: int = 1
+    inner_lr: float = 0.4  # alpha
+    inner_steps: int = 1
+    test_steps: int = 3
+    meta_batch: int = 32
+    width: int = 64
+    pool: bool = False  # max pooling instead of strides
 
     @property
     def label(self) -> str:
         return f"{self.dataset} {self.ways}-way {self.shots}-shot"
 
 
+OMNIGLOT = Setting()
+TWENTY_WAY = replace(OMNIGLOT, ways=20, inner_lr=0.1, inner_steps=5, test_steps=5, meta_batch=16)
+MINI_IMAGENET = Setting("mini_imagenet", inner_lr=0.01, inner_steps=5, test_steps=10, meta_batch=4, width=32, pool=True)
+COLUMNS = [replace(setting, shots=k) for setting in (OMNIGLOT, TWENTY_WAY, MINI_IMAGENET) for k in (1, 5)]
+COLUMNS[-1] = replace(COLUMNS[-1], meta_batch=2)
+
+
 @dataclass(frozen=True)
 class Config:
-    settings: list[Setting]
-    queries: int
-    meta_steps: int
-    outer_lr: float
-    seeds: int
-    test_tasks: int
-    tasks_at_once: int
+    settings: tuple[Setting, ...] = tuple(COLUMNS)
+    queries: int = 15  # ours on Omniglot
+    meta_steps: int = 60_000
+    outer_lr: float = 1e-3  # of Adam
+    seeds: int = 5  # ours
+    test_tasks: int = 1000  # ours
+    tasks_at_once: int = 4  # ours: no number depends on it
 
 
+PAPER = Config()
+SMALL = replace(OMNIGLOT, dataset="omniglot or glyphs", meta_batch=8, width=16)
+LETTERS = replace(OMNIGLOT, dataset="glyphs", meta_batch=2, width=4)
+SHORT = {"queries": 5, "meta_steps": 250, "outer_lr": 5e-3, "seeds": 3, "test_tasks": 400, "tasks_at_once": 8}
 PRESETS = {
-    "smoke": Config([Setting("glyphs", 5, 1, 0.4, 1, 3, 2, 4, False)], 2, 2, 1e-3, 2, 4, 4),
-    "quick": Config([Setting("omniglot or glyphs", 5, 1, 0.4, 1, 3, 8, 16, False)], 5, 250, 5e-3, 3, 400, 8),
-    "paper": Config(
-        [
-            *(Setting("omniglot", 5, k, 0.4, 1, 3, 32, 64, False) for k in (1, 5)),
-            *(Setting("omniglot", 20, k, 0.1, 5, 5, 16, 64, False) for k in (1, 5)),
-            *(Setting("mini_imagenet", 5, k, 0.01, 5, 10, batch, 32, True) for k, batch in ((1, 4), (5, 2))),
-        ],
-        15, 60_000, 1e-3, 5, 1000, 4,
-    ),
-}  # fmt: skip
+    "paper": PAPER,
+    "quick": replace(PAPER, settings=(SMALL,), **SHORT),
+    "smoke": replace(PAPER, settings=(LETTERS,), queries=2, meta_steps=2, seeds=2, test_tasks=4),
+}
 config = choose(PRESETS, PRESET, meta_steps=meta_steps, seeds=seeds)
 changed = {k: v for k, v in {"dataset": dataset, "ways": ways, "shots": shots}.items() if v is not None}
-SETTINGS = [Setting(**asdict(s) | changed) for s in config.settings]
+SETTINGS = [replace(s, **changed) for s in config.settings]
 study = Study("rk_maml", "03_classification", PRESET, asdict(config) | changed)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pd.DataFrame([asdict(s) for s in SETTINGS])
@@ -160,7 +164,7 @@ noise = ctml.ClassPool(
 batch = FewShot(noise, 5, 1, 3).sample(3, ctml.generator(0, "check tasks"))
 differences = {}
 for steps in (1, 5):
-    setting = Setting("noise", 5, 1, 0.4, steps, steps, 3, 8, False)
+    setting = replace(OMNIGLOT, inner_steps=steps, width=8)
     member = make_learner("maml", setting, 0, 1, 28).double()
     plain = ctml.MAML(
         make_learner("maml", setting, 0, 1, 28).model.double(), ctml.cross_entropy, inner_lr=0.4, inner_steps=steps
@@ -189,7 +193,7 @@ for setting in SETTINGS:
     except data.DataError as reason:
         print(f"left out: {setting.label}: {reason}")
         continue
-    settings.append(Setting(**asdict(setting) | {"dataset": name}))
+    settings.append(replace(setting, dataset=name))
     for split in ("train", "test"):
         study.data(pool_of(name, split).source)
 [s.label for s in settings]
@@ -259,13 +263,12 @@ def difference(method: str, chosen: list[Setting]) -> list[float]:
     return [float(d) for pair in pairs for d in pair]
 
 
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 first = settings[0]
 for m in METHODS:
-    line = style.method(m).line()
-    tested = rows[(rows.setting == first.label) & (rows.method == m)].groupby("inner_steps").accuracy
-    left.plot(tested.mean().index, tested.mean(), **line)
-    left.fill_between(tested.mean().index, tested.min(), tested.max(), color=line["color"], alpha=0.12, lw=0)
+    tested = rows[(rows.setting == first.label) & (rows.method == m)]
+    tested = tested.pivot(index="inner_steps", columns="seed", values="accuracy")
+    plots.curve(left, tested.index, tested, band="range", **style.method(m).line())
 left.axhline(100 / first.ways, color="0.6", lw=0.8, ls=":")
 left.set(xlabel="inner steps at meta-test", ylabel="accuracy (%)", title=first.label)
 left.set_xticks([0, 1, first.test_steps])

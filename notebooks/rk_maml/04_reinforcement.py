@@ -36,7 +36,7 @@
 # %%
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -76,46 +76,50 @@ order: str | None = None
 # %%
 @dataclass(frozen=True)
 class Recipe:
-    a2: list[str]
-    seeds: int
-    hidden: int
-    tasks: int
-    trajectories: int
-    horizon: int
-    iterations: int
-    delta: float
-    std: float
-    goal: str = ""
-    inner_lr: float = 0.1
+    a2: tuple[str, ...] = ("0", "1/2", "3/4", "1")
+    seeds: int = 5  # ours
+    hidden: int = 100  # two layers of this width
+    tasks: int = 20
+    trajectories: int = 20
+    horizon: int = 100
+    iterations: int = 500
+    delta: float = 0.01  # KL bound of an outer step
+    std: float = 1.0  # of the initial policy
+    goal: str = ""  # of a body: "direction" or "velocity"
+    inner_lr: float = 0.1  # alpha
+
+
+NAVIGATION = Recipe()
+BODY = replace(NAVIGATION, a2=("3/4", "1"), seeds=3, tasks=40, horizon=200)
+BODIES_OF_PAPER = {
+    "half_cheetah velocity": replace(BODY, goal="velocity"),
+    "half_cheetah direction": replace(BODY, goal="direction"),
+    "ant velocity": replace(BODY, goal="velocity"),
+    "ant direction": replace(BODY, goal="direction", trajectories=40),
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    navigation: Recipe
-    bodies: dict[str, Recipe]
-    seeds: int
-    order: str
-    test_tasks: int
+    navigation: Recipe = NAVIGATION
+    bodies: dict[str, Recipe] = field(default_factory=lambda: BODIES_OF_PAPER)
+    order: str = "second"
+    seeds: int = 5  # ours: of navigation
+    test_tasks: int = 40
 
 
-ALL = ["0", "1/2", "3/4", "1"]
+PAPER = Config()
+SHORT_BODY = replace(BODY, tasks=8, trajectories=10, horizon=100, iterations=100, delta=0.03, std=0.5, goal="direction")
+TINY_BODY = replace(SHORT_BODY, a2=("1",), seeds=1, hidden=8, tasks=2, trajectories=2, horizon=3, iterations=2)
+SHORT_NAVIGATION = replace(NAVIGATION, hidden=32, trajectories=10, iterations=40)
+TINY_NAVIGATION = replace(SHORT_NAVIGATION, seeds=1, hidden=8, tasks=2, trajectories=2, horizon=5, iterations=1)
 PRESETS = {
+    "paper": PAPER,
+    "quick": replace(PAPER, navigation=SHORT_NAVIGATION, bodies={"half_cheetah": SHORT_BODY}, order="first"),
     "smoke": Config(
-        Recipe(ALL, 1, 8, 2, 2, 5, 1, 0.01, 1.0),
-        {"half_cheetah": Recipe(["1"], 1, 8, 2, 2, 3, 2, 0.03, 0.5, "direction")}, 2, "first", 2,
+        navigation=TINY_NAVIGATION, bodies={"half_cheetah": TINY_BODY}, order="first", seeds=2, test_tasks=2
     ),
-    "quick": Config(
-        Recipe(ALL, 5, 32, 20, 10, 100, 40, 0.01, 1.0),
-        {"half_cheetah": Recipe(["3/4", "1"], 3, 100, 8, 10, 100, 100, 0.03, 0.5, "direction")}, 5, "first", 40,
-    ),
-    "paper": Config(
-        Recipe(ALL, 5, 100, 20, 20, 100, 500, 0.01, 1.0),
-        {
-            f"{body} {goal}": Recipe(["3/4", "1"], 3, 100, 40, 40 if (body, goal) == ("ant", "direction") else 20, 200, 500, 0.01, 1.0, goal)
-            for body in ("half_cheetah", "ant") for goal in ("velocity", "direction")
-        }, 5, "second", 40,
-    ),
-}  # fmt: skip
+}
 config = choose(PRESETS, PRESET, seeds=seeds, order=order)
 study = Study("rk_maml", "04_reinforcement", PRESET, asdict(config))
 BODIES = config.bodies if Locomotion is not None else {}
@@ -242,7 +246,7 @@ navigation = table[table.place == "navigation"]
 environment = Navigation(config.navigation.horizon)
 test_goals = environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
 ceiling = float(environment.best_return(test_goals).mean())
-fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 for a2, name in STYLES.items():
     line = style.method(name).line()
     by_step = navigation[navigation.a2 == a2].groupby("adaptation_steps")["return"]
@@ -264,7 +268,7 @@ study.figure(
 )
 
 # %%
-fig, axes = plt.subplots(1, len(STYLES), figsize=(8.4, 2.5), sharex=True, sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, len(STYLES), figsize=(8.4, 2.5), sharex=True, sharey=True)
 colours = list(style.COLOURS.values())[:5]
 for ax, (a2, name) in zip(axes, STYLES.items(), strict=True):
     method = make_method("navigation", config.navigation, a2, 0, config.order)
@@ -290,7 +294,7 @@ study.figure(
 
 # %%
 if BODIES:
-    fig, axes = plt.subplots(1, len(BODIES), figsize=(4.2 * len(BODIES), 3.0), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, len(BODIES), figsize=(4.2 * len(BODIES), 3.0), squeeze=False)
     for ax, (place, recipe) in zip(axes[0], BODIES.items(), strict=True):
         for a2 in recipe.a2:
             line = style.method(STYLES[a2]).line() | {"marker": ""}
@@ -327,7 +331,7 @@ def seconds_per_iteration(hidden: int, threads: int, repeats: int = 15, patience
     """Times of whole meta-iterations: two batches of trajectories, two policy gradients, ten curvature products, a line search."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    recipe = config.navigation if PRESET == "smoke" else replace(PRESETS["paper"].navigation, hidden=hidden)
+    recipe = config.navigation if PRESET == "smoke" else replace(NAVIGATION, hidden=hidden)
     method = make_method("navigation", recipe, "1", 0, "first")
     stream, found = ctml.generator(0, "speed"), []
     while len(found) <= repeats and sum(found) < patience:
@@ -380,7 +384,7 @@ def one_step(place: str, a2: str) -> torch.Tensor:
     return torch.tensor(chosen.sort_values("seed")["return"].to_numpy())
 
 
-excess = {a2: gain(a2) - gain("0") for a2 in ALL[1:]}
+excess = {a2: gain(a2) - gain("0") for a2 in NAVIGATION.a2[1:]}
 study.claim(
     "rk_maml-b13",
     half=excess["1/2"],
@@ -438,7 +442,7 @@ study.claim("rk_maml-b14-ant", difference=against_maml("ant"))
 # ## 10 Variants to try
 #
 # * Through the adaptation: `make reproduce NB=rk_maml/04_reinforcement SET="order=second"`.
-# * Half-cheetah at a goal velocity: in `PRESETS["quick"]` replace `"direction"` by `"velocity"`; ant: name the key `"ant"`.
+# * Half-cheetah at a goal velocity: in `SHORT_BODY` replace `"direction"` by `"velocity"`; ant: name the key `"ant"`.
 # * Another integrator: `RK4` instead of `rk2(...)` in `make_method` (four batches of trajectories an iteration).
 #
 # ## 11 Provenance
