@@ -311,22 +311,22 @@ walks.map("{:.1e}".format)
 
 # %% [markdown]
 # ## Learning when to stop
-# Only $T$ is learned here, by Adam on $\log T$ with fresh tasks at every step; features and head are fixed. From below and
-# from above it finds the time where the mean test loss is least. (With learned features: notebook 04.)
+# Only $T$ is learned here, by Adam on $\log T$ with fresh tasks at every step (the same from every start); features and
+# head are fixed. From below and from above it finds the time where the mean test loss is least. (With learned features:
+# notebook 04.)
 
 
 # %%
 def learn_horizon(start):
-    """Return T after each meta-step."""
-    log_T = seconds(np.log(start)).requires_grad_()
-    optimizer, drawn, seen = torch.optim.Adam([log_T], lr=0.1), stream(f"from {start}"), []
-    for _ in range(config.meta_steps):
-        optimizer.zero_grad()
-        fresh = few_shot.sample(8, drawn)
-        (test_loss(fresh.support.x, W_0, log_T.exp(), fresh) / 8).backward()
-        optimizer.step()
-        seen.append(float(log_T.detach().exp()))
-    return seen
+    """Return T before the first meta-step and after each."""
+    model = MLP([few_shot.d, few_shot.ways]).double().requires_grad_(False)  # no hidden layer: the features are given
+    model.head.weight.copy_(W_0)
+    learner = ctml.COMLN(model, ctml.cross_entropy, horizon=start)
+    history = ctml.meta_train(
+        learner, few_shot, optimizer=torch.optim.Adam([learner.log_horizon], lr=0.1), steps=config.meta_steps,
+        meta_batch=8, seed=SEED, watch={"T": lambda learner: learner.horizon}, watch_every=1, progress=False,
+    )  # fmt: skip
+    return [T for _, T in history.watched["T"]]
 
 
 learned = study.map(learn_horizon, [{"start": start} for start in config.starts])
@@ -336,7 +336,7 @@ curve = [float(test_loss(many.support.x, W_0, T, many) / 40) for T in times]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, sharex=False)
 for start, seen, dash in zip(config.starts, learned, ("-", "--", "-.", ":") * 2, strict=False):
-    left.plot([start, *seen], color=style.COLOURS["comln"], ls=dash, label=f"from T = {start:g}")
+    left.plot(seen, color=style.COLOURS["comln"], ls=dash, label=f"from T = {start:g}")
 left.axhline(float(times[int(np.argmin(curve))]), color="k", ls=":", label="least test loss")
 left.set(yscale="log", xlabel="meta-step", ylabel="adaptation time $T$")
 left.legend(fontsize="small")
