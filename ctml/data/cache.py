@@ -2,24 +2,29 @@
 
 Invariants:
     * The key names all that the images depend on (format, dataset, options, the source's names, sizes and times), so a
-      stale file is never read; it is written whole or not at all.
-    * A data folder that cannot be written is no error: the decoded images then live in the user's cache folder, or, if
-      that is closed too, only in memory.
+      stale file is never read; it is written whole or not at all. One that is not what it should be is made anew.
+    * A data folder that cannot be written, or is full, is no error: the decoded images then live in the user's cache
+      folder, or, if that is closed or full too, only in memory.
 """
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from ctml.data import schema
 from ctml.data.download import may_write
+from ctml.data.errors import DataError
 from ctml.types import ClassPool
 
-FORMAT = 1  # raise it when a loader's way of decoding changes
+FORMAT = 2  # raise it when a loader's way of decoding changes
 
 Classes = Iterable[tuple[str, np.ndarray]]
 """Pairs (class name, uint8 images (n, channels, height, width)), one class at a time."""
@@ -38,7 +43,9 @@ def fingerprint(*sources: Path) -> list:
     return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files if file.is_file()]
 
 
-def decoded(name: str, home: Path, key: object, decode: Callable[[], Classes]) -> ClassPool:
+def decoded(
+    name: str, home: Path, key: object, decode: Callable[[], Classes], remark: Callable[[], str] = str
+) -> ClassPool:
     """Return all classes of a source, decoding them only the first time.
 
     Args:
@@ -46,6 +53,10 @@ def decoded(name: str, home: Path, key: object, decode: Callable[[], Classes]) -
         home: data home; the decoded images go to its `.decoded` folder.
         key: everything the images depend on, as JSON.
         decode: yields the classes; called only if nothing is cached.
+        remark: what must be said wherever these images are used; asked for only then, and kept with them.
+
+    Returns:
+        The classes; `source` is the remark.
     """
     tag = hashlib.sha256(json.dumps([FORMAT, name, key], default=str).encode()).hexdigest()[:16]
     folders = [home / ".decoded", user_cache() / ".decoded"]
@@ -54,9 +65,12 @@ def decoded(name: str, home: Path, key: object, decode: Callable[[], Classes]) -
         if pool is not None:
             return pool
     for folder in filter(may_write, folders):
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write(folder / f"{name}-{tag}", decode())
-    return _gather(decode())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _write(folder / f"{name}-{tag}", decode(), remark())
+        except OSError:
+            continue  # a full disk, most likely: the next place may have room
+    return _gather(decode(), remark())
 
 
 def select(pool: ClassPool, names: Sequence[str], source: str) -> ClassPool:
@@ -77,23 +91,32 @@ def select(pool: ClassPool, names: Sequence[str], source: str) -> ClassPool:
 def _read(stem: Path) -> ClassPool | None:
     try:
         about = json.loads(stem.with_suffix(".json").read_text())
-        images = np.memmap(stem.with_suffix(".u8"), np.uint8, "c", shape=tuple(about["shape"]))
-    except (OSError, ValueError):
-        return None  # nothing there, or half of it: decode again
-    return ClassPool(torch.from_numpy(images), torch.tensor(about["counts"]), tuple(about["names"]), about["source"])
+        shape, counts, names, remark = schema.fields(about, stem, "shape", "counts", "names", "remark")
+        shape = schema.numbers(shape, stem, "shape", below=1 << 40)
+        counts = schema.numbers(counts, stem, "counts", below=1 << 40, n=len(names))
+        names = schema.words(names, stem, "names", len(counts))
+        if stem.with_suffix(".u8").stat().st_size != math.prod(shape.tolist()):
+            return None
+        images = np.memmap(stem.with_suffix(".u8"), np.uint8, "c", shape=tuple(shape.tolist()))
+        return ClassPool(torch.from_numpy(images), torch.from_numpy(counts), tuple(names), str(remark))
+    except (OSError, ValueError, TypeError, RecursionError, DataError):
+        return None  # nothing there, or half of it, or something else: decode again
 
 
-def _write(stem: Path, classes: Classes) -> ClassPool:
+def _write(stem: Path, classes: Classes, remark: str) -> ClassPool:
     names, counts, shape = [], [], ()
     part = stem.with_name(f"{stem.name}.{os.getpid()}.part")  # two processes may decode at once: each writes its own
     try:
         with part.open("wb") as file:
-            for name, images in classes:
+            for name, images in tqdm(classes, desc=stem.name, unit=" classes", leave=False, disable=None):
                 file.write(np.ascontiguousarray(images).tobytes())
                 names.append(name)
                 counts.append(len(images))
                 shape = images.shape[1:]
-        about = {"shape": [sum(counts), *shape], "counts": counts, "names": names, "source": stem.name}
+        about = {"shape": [sum(counts), *shape], "counts": counts, "names": names, "remark": remark}
+        for ending in (".u8", ".json"):
+            if stem.with_suffix(ending).is_dir():
+                shutil.rmtree(stem.with_suffix(ending))
         os.replace(part, stem.with_suffix(".u8"))
         part.write_text(json.dumps(about))
         os.replace(part, stem.with_suffix(".json"))  # last: it says that the images are whole
@@ -104,10 +127,10 @@ def _write(stem: Path, classes: Classes) -> ClassPool:
     return written
 
 
-def _gather(classes: Classes) -> ClassPool:
+def _gather(classes: Classes, remark: str) -> ClassPool:
     names, images = zip(*classes, strict=True)
     counts = torch.tensor([len(these) for these in images])
-    return ClassPool(torch.from_numpy(np.concatenate(images)), counts, names, "")
+    return ClassPool(torch.from_numpy(np.concatenate(images)), counts, names, remark)
 
 
 def one_by_one(names: Sequence[str], images: np.ndarray, counts: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,14 +1,14 @@
 """CIFAR-100 regrouped by class: the common source of CIFAR-FS and FC100 (600 images a class, 32x32 RGB)."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from ctml.data import schema
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint, select
-from ctml.data.download import note_if_other, obtain
+from ctml.data.download import obtain, remark_if_other
 from ctml.data.errors import DataError
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS
@@ -17,6 +17,7 @@ from ctml.types import ClassPool
 PARTS = ("train", "test")  # few-shot learning splits by class, so both parts of the original are used
 PER_CLASS = 600
 CLASSES = 100
+PICKLE = 1 << 29  # bytes that one of its pickles can have at most
 
 
 def files(name: str, home: Path, download: bool = True) -> list[Path]:
@@ -29,29 +30,36 @@ def files(name: str, home: Path, download: bool = True) -> list[Path]:
 def load_classes(name: str, split: str, classes: list[str], home: Path, download: bool) -> ClassPool:
     """Load the named classes of CIFAR-100 as one split of dataset `name`."""
     (source,) = files(name, home, download)
-    pool = decoded("cifar100", home, fingerprint(source), lambda: _decode(source, name))
-    return select(pool, classes, f"{name}/{split}")
+    pool = decoded("cifar100", home, fingerprint(source), lambda: _decode(source), lambda: _remark(source, name))
+    return select(pool, classes, f"{name}/{split}{pool.source}")
 
 
-def _decode(source: Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    if source.is_file():
-        note_if_other(source, DATASETS[name].archives[0])
+def _remark(source: Path, name: str) -> str:
+    return remark_if_other(source, DATASETS[name].archives[0]) if source.is_file() else ""
+
+
+def _decode(source: Path) -> Iterator[tuple[str, np.ndarray]]:
     contents = {}
-    for member, read in members(source):
+    for member, read in members(source, PICKLE):
         stem = member.split("/")[-1]
         if stem in (*PARTS, "meta"):
-            contents[stem] = unpickle(io.BytesIO(read()), source)
+            contents[stem] = unpickle(source, PICKLE, read())
     missing = [part for part in (*PARTS, "meta") if part not in contents]
     if missing:
         raise DataError(f"{source} has no {missing[0]!r} inside; delete it and fetch or place it again")
-    images = np.concatenate([np.asarray(contents[part]["data"], np.uint8) for part in PARTS]).reshape(-1, 3, 32, 32)
-    labels = np.concatenate([np.asarray(contents[part]["fine_labels"]) for part in PARTS])
-    names = contents["meta"]["fine_label_names"]
-    counts = np.bincount(labels, minlength=len(names))
-    if len(names) != CLASSES or (counts != PER_CLASS).any():
-        raise DataError(
-            f"{source} has {len(names)} classes of {counts.min()} to {counts.max()} images instead of {CLASSES} of "
-            f"{PER_CLASS}; delete it and fetch or place it again"
+    (names,) = schema.fields(contents["meta"], source, "fine_label_names")
+    names = schema.words(names, source, "fine_label_names", CLASSES)
+    images, labels = map(np.concatenate, zip(*(_part(contents[part], source) for part in PARTS), strict=True))
+    counts = np.bincount(labels, minlength=CLASSES)
+    if (counts != PER_CLASS).any():
+        raise schema.fault(
+            source, f"{CLASSES} classes of {counts.min()} to {counts.max()} images instead of {PER_CLASS}"
         )
     for label, class_name in enumerate(names):
-        yield class_name, images[labels == label]
+        yield class_name, images[labels == label].reshape(-1, 3, 32, 32)
+
+
+def _part(contents: object, source: Path) -> tuple[np.ndarray, np.ndarray]:
+    data, labels = schema.fields(contents, source, "data", "fine_labels")
+    data = schema.images(data, source, "data", 3 * 32 * 32)
+    return data, schema.numbers(labels, source, "fine_labels", below=CLASSES, n=len(data))

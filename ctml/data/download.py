@@ -12,7 +12,6 @@ import json
 import os
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -103,16 +102,15 @@ def matches(path: Path, archive: Archive) -> bool | None:
     """Tell whether a file has the published checksum; None where none is published."""
     if archive.checksum is None:
         return None
+    if archive.size is not None and path.stat().st_size != archive.size:
+        return False  # known without reading it
     algorithm, expected = archive.checksum.split(":")
     return digest(path, algorithm) == expected
 
 
-def note_if_other(path: Path, archive: Archive) -> None:
-    """Warn if a file is not the published one: it was placed by hand, and only its contents can be judged."""
-    if matches(path, archive) is False:
-        warnings.warn(
-            f"{path} is not the published file ({archive.checksum}); judging it by its contents", stacklevel=2
-        )
+def remark_if_other(path: Path, archive: Archive) -> str:
+    """Say if a file is not the published one: it was placed by hand, and only its contents can be judged."""
+    return " (not the published file)" if matches(path, archive) is False else ""
 
 
 def refuse_html(path: Path) -> None:
@@ -177,7 +175,13 @@ def _stream(url: str, archive: Archive, part: Path) -> bool:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
         progress = tqdm(
-            desc=archive.name, initial=have, total=total or archive.size, unit="B", unit_scale=True, leave=False
+            desc=archive.name,
+            initial=have,
+            total=total or archive.size,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,
         )
         with part.open("ab" if have else "wb") as file, progress:
             for block in chain([first], blocks):

@@ -7,7 +7,6 @@ Any format that Pillow reads, any size: images are resized to `size` x `size` (n
 counts. A zip or tar with the same layout does as well, and is read in place.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint
 from ctml.data.errors import DataError
+from ctml.data.images import picture
 from ctml.data.registry import TRAIN_VAL_TEST
 from ctml.types import ClassPool
 
@@ -103,20 +103,11 @@ def _without_common_folder(parts: list[list[str]]) -> list[list[str]]:
 def _decode(home: Path, classes: Listing, size: int, mode: str) -> Iterator[tuple[str, np.ndarray]]:
     # An archive can only be read in its own order, so the decoded images are kept and grouped afterwards.
     wanted = {path for paths in classes.values() for path in paths}
-    images = {path: _image(home, path, read(), size, mode) for path, read in members(home) if path in wanted}
+    images = {
+        path: picture(read(), f"{home}: image {path}", mode, size=size)
+        for path, read in members(home)
+        if path in wanted
+    }
     for name, paths in classes.items():
-        yield name, np.stack([images[path] for path in paths])
-
-
-def _image(home: Path, path: str, data: bytes, size: int, mode: str) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image = image.convert(mode)
-            if image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.LANCZOS)
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{home}: image {path} cannot be read ({error}); remove or replace it") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        pixels = np.stack([images[path] for path in paths])
+        yield name, pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)

@@ -6,15 +6,15 @@ Three published forms of a split are read, whichever lies in the folder: `mini-i
 names are checked against the official split; the last numbers them only.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from ctml.data import schema
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint
-from ctml.data.download import note_if_other, obtain, refuse_html
+from ctml.data.download import obtain, refuse_html, remark_if_other
 from ctml.data.errors import DataError
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS, TRAIN_VAL_TEST
@@ -23,6 +23,7 @@ from ctml.types import ClassPool
 
 SIDE = 84
 PER_CLASS = 600
+PICKLE = 2 << 30  # bytes that one of its pickles can have at most
 FOLDER = "mini_imagenet"
 TAR = "mini-imagenet.tar.gz"
 CATEGORY_SPLIT = {"train": "train_phase_train", "val": "val", "test": "test"}
@@ -31,8 +32,10 @@ CATEGORY_SPLIT = {"train": "train_phase_train", "val": "val", "test": "test"}
 def load(split: str, *, home: Path, download: bool = True) -> ClassPool:
     """Load one split ("train", "val", "test")."""
     source = _source(split, home, download)
-    pool = decoded(f"{FOLDER}-{split}", home, fingerprint(source), lambda: _decode(source, split))
-    return ClassPool(pool.examples, pool.counts, pool.names, f"{FOLDER}/{split}")
+    pool = decoded(
+        f"{FOLDER}-{split}", home, fingerprint(source), lambda: _decode(source, split), lambda: _remark(source, split)
+    )
+    return ClassPool(pool.examples, pool.counts, pool.names, f"{FOLDER}/{split}{pool.source}")
 
 
 def files(home: Path, download: bool = True) -> list[Path]:
@@ -54,35 +57,37 @@ def _archive(split: str):
     return DATASETS[FOLDER].archives[TRAIN_VAL_TEST.index(split)]
 
 
+def _remark(source: Path, split: str) -> str:
+    return remark_if_other(source, _archive(split)) if source.suffix == ".pkl" else ""
+
+
 def _decode(source: Path, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    if source.name == _archive(split).name:
-        note_if_other(source, _archive(split))
     contents = _read(source, split)
     expected = class_names(FOLDER, split)
-    try:
-        if "class_dict" in contents:
-            images, rows = contents["image_data"], {k: np.asarray(v) for k, v in contents["class_dict"].items()}
-            same = sorted(rows) == expected
-        else:
-            images, labels = np.asarray(contents["data"]), np.asarray(contents["labels"])
-            rows = {f"{split}_{label:03d}": np.flatnonzero(labels == label) for label in np.unique(labels)}
-            same = len(rows) == len(expected)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{source} is no miniImageNet file ({error!r}); fetch or place it again") from error
-    if not same or images.shape[1:] != (SIDE, SIDE, 3) or any(len(these) != PER_CLASS for these in rows.values()):
+    if isinstance(contents, dict) and "class_dict" in contents:
+        images, rows = schema.fields(contents, source, "image_data", "class_dict")
+        images = schema.images(images, source, "image_data", SIDE, SIDE, 3)
+        rows = schema.rows_by_class(rows, source, "class_dict", len(images))
+        same = sorted(rows) == expected
+    else:
+        images, labels = schema.fields(contents, source, "data", "labels")
+        images = schema.images(images, source, "data", SIDE, SIDE, 3)
+        labels = schema.numbers(labels, source, "labels", below=100, n=len(images))
+        rows = {f"{split}_{label:03d}": np.flatnonzero(labels == label) for label in np.unique(labels)}
+        same = len(rows) == len(expected)
+    if not same or any(len(these) != PER_CLASS for these in rows.values()):
         raise DataError(
             f"{source} does not hold the {len(expected)} official {split} classes of {PER_CLASS} images {SIDE}x{SIDE}; "
             "delete it and fetch or place it again"
         )
     for name in sorted(rows):
-        yield name, images[rows[name]].astype(np.uint8).transpose(0, 3, 1, 2)
+        yield name, images[rows[name]].transpose(0, 3, 1, 2)
 
 
 def _read(source: Path, split: str):
     if source.name != TAR:
-        with source.open("rb") as file:
-            return unpickle(file, source)
-    for member, read in members(source):
+        return unpickle(source, PICKLE)
+    for member, read in members(source, PICKLE):
         if member.endswith(f"mini-imagenet-cache-{split}.pkl"):
-            return unpickle(io.BytesIO(read()), source)
+            return unpickle(source, PICKLE, read())
     raise DataError(f"{source} has no mini-imagenet-cache-{split}.pkl inside; delete it and fetch or place it again")

@@ -15,17 +15,17 @@ How the characters are divided (`protocol=`):
 Not to be confused: in "random" and "vinyals" letters of one alphabet stand on both sides, in the others never.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ctml.data.archives import members, naming
+from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint, select
 from ctml.data.download import obtain
 from ctml.data.errors import DataError
+from ctml.data.images import picture
 from ctml.data.registry import DATASETS, Archive
 from ctml.rng import generator
 from ctml.types import ClassPool
@@ -140,22 +140,12 @@ def _drawings(source: Path) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
 def _decode(sources: list[Path], size: int) -> Iterator[tuple[str, np.ndarray]]:
     for source in sources:
         characters: dict[str, dict[str, np.ndarray]] = {}
-        with naming(source):
-            for name, file, read in _drawings(source):
-                characters.setdefault(name, {})[file] = _image(read(), size)
+        for name, file, read in _drawings(source):
+            grey = picture(read(), f"{source}: drawing {name}/{file}", "L", side=SIDE, size=size)
+            characters.setdefault(name, {})[file] = 255 - grey
         _check(source, characters)
         for name, drawings in sorted(characters.items()):
             yield name, np.stack([image for _, image in sorted(drawings.items())])[:, None]
-
-
-def _image(data: bytes, size: int) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        if image.size != (SIDE, SIDE):
-            raise ValueError(f"a drawing is {image.size[0]}x{image.size[1]}, not {SIDE}x{SIDE}")
-        grey = image.convert("L")
-        return 255 - np.asarray(grey if size == SIDE else grey.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _check(source: Path, characters: dict[str, dict]) -> None:

@@ -5,21 +5,22 @@ list; decoded they take 9.5, 2.6 and 4.4 GB, which stay on disk and are mapped i
 classes in words, not by ImageNet's codes, so the split is checked by its counts.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from ctml.data import schema
 from ctml.data.cache import decoded, fingerprint
 from ctml.data.download import obtain, refuse_html
-from ctml.data.errors import DataError
+from ctml.data.images import picture
 from ctml.data.pickles import unpickle
 from ctml.data.registry import DATASETS, TRAIN_VAL_TEST
 from ctml.types import ClassPool
 
 SIDE = 84
 FOLDER = "tiered_imagenet"
+IMAGES_FILE, LABELS_FILE = 20 << 30, 1 << 28  # bytes that such pickles can have at most
 CONTENTS = {"train": (351, 448_695), "val": (97, 124_261), "test": (160, 206_209)}  # classes, images
 
 
@@ -52,31 +53,25 @@ def _source(archive, home: Path, download: bool) -> Path:
 
 
 def _decode(images_file: Path, labels_file: Path, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    with labels_file.open("rb") as file:
-        about = unpickle(file, labels_file)
-    try:
-        labels, names = np.asarray(about["label_specific"]), list(about["label_specific_str"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{labels_file} is no label file of tieredImageNet; fetch or place it again") from error
-    with images_file.open("rb") as file:
-        images = unpickle(file, images_file)
-    if (len(names), len(labels), len(images)) != (*CONTENTS[split], CONTENTS[split][1]):
-        raise DataError(
-            f"{images_file} has {len(images)} images with {len(labels)} labels of {len(names)} classes instead of "
-            f"{CONTENTS[split][1]} of {CONTENTS[split][0]}; delete it and fetch or place it again"
-        )
+    n_classes, n_images = CONTENTS[split]
+    about = unpickle(labels_file, LABELS_FILE)
+    labels, names = schema.fields(about, labels_file, "label_specific", "label_specific_str")
+    names = schema.words(names, labels_file, "label_specific_str", n_classes)
+    labels = schema.numbers(labels, labels_file, "label_specific", below=n_classes, n=n_images)
+    if (np.bincount(labels, minlength=n_classes) == 0).any():
+        raise schema.fault(labels_file, "'label_specific' leaves a class without images")
+    images = unpickle(images_file, IMAGES_FILE)
+    if not isinstance(images, list) or len(images) != n_images:
+        found = f"{len(images)} images" if isinstance(images, list) else f"a {type(images).__name__}"
+        raise schema.fault(images_file, f"it holds {found} instead of a list of {n_images}")
     for label, name in enumerate(names):
         rows = np.flatnonzero(labels == label)
-        yield name, np.stack([_image(images[row], images_file) for row in rows]).transpose(0, 3, 1, 2)
+        yield name, np.stack([_image(images[row], images_file, row) for row in rows.tolist()]).transpose(0, 3, 1, 2)
 
 
-def _image(png: np.ndarray, source: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(np.asarray(png, np.uint8).tobytes())) as image:
-        # The release was compressed with OpenCV, which takes blue for the first channel; whether its arrays had red or
-        # blue first is not written down. The order of the PNG is kept, as learn2learn keeps it.
-        pixels = np.asarray(image.convert("RGB"))
-    if pixels.shape != (SIDE, SIDE, 3):
-        raise DataError(f"{source}: an image is {pixels.shape[1]}x{pixels.shape[0]}, not {SIDE}x{SIDE}; fetch it again")
-    return pixels
+def _image(png: object, source: Path, row: int) -> np.ndarray:
+    if not isinstance(png, np.ndarray) or png.dtype != np.uint8:
+        raise schema.fault(source, f"image {row} is no array of bytes")
+    # The release was compressed with OpenCV, which takes blue for the first channel; whether its arrays had red or
+    # blue first is not written down. The order of the PNG is kept, as learn2learn keeps it.
+    return picture(png.tobytes(), f"{source}: image {row}", side=SIDE)

@@ -1,0 +1,54 @@
+"""Decode one image file; whatever is wrong with it ends as one line."""
+
+import io
+import warnings
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ctml.data.errors import DataError
+
+MOST_PIXELS = 50_000_000
+"""A picture that says to be larger is a decompression bomb, or at least nothing to learn on at this package's sizes."""
+
+
+def picture(
+    data: bytes, where: str, mode: str = "RGB", side: int | None = None, size: int | None = None
+) -> UInt8[np.ndarray, "height width ..."]:
+    """Decode an image.
+
+    Args:
+        data: the file's contents.
+        where: what to call it in an error, file and all.
+        mode: "RGB", or "L" for grey.
+        side: what height and width must be; None: anything.
+        size: height and width to shrink or enlarge it to; None: as it is.
+
+    Raises:
+        DataError: not an image, damaged, of another size, or larger than MOST_PIXELS. Size is read from the file's
+            head, before memory is taken.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is lower
+            with Image.open(io.BytesIO(data)) as image:
+                _bound(image.size, where, side)
+                image = image.convert(mode)
+                if size is not None and image.size != (size, size):
+                    image = image.resize((size, size), Image.Resampling.LANCZOS)
+                return np.asarray(image)
+    except DataError:
+        raise
+    except Exception as error:  # the readers of Pillow's many formats raise anything at all
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{where} cannot be read ({reason}); remove or replace it") from error
+
+
+def _bound(found: tuple[int, int], where: str, side: int | None) -> None:
+    width, height = found
+    if side is not None and found != (side, side):
+        raise DataError(f"{where} is {width}x{height}, not {side}x{side}; place the published file again")
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{where} is {width}x{height}, more than {MOST_PIXELS:,} pixels; remove it or make it smaller")
