@@ -83,7 +83,8 @@ def interval_per_method(
             dots = (values, np.full(values.size, place))
             ax.plot(*(dots if horizontal else dots[::-1]), "o", color=look.color, alpha=0.35, markersize=4)
         where = {"x": mean, "y": place, "xerr": half} if horizontal else {"x": place, "y": mean, "yerr": half}
-        ax.errorbar(**where, capsize=3, **look.line() | {"linestyle": ""})
+        drawn: dict[str, Any] = where | look.line() | {"linestyle": ""}
+        ax.errorbar(**drawn, capsize=3)
     if at is None:
         ticks = ax.set_yticks if horizontal else ax.set_xticks
         ticks(list(places.values()), [style.method(name).label for name in samples])

@@ -5,10 +5,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 
+from ctml.companion import by_hand
 from ctml.companion.parameters import cells_of
+from ctml.companion.project import Notebook, Project
+
+matplotlib.use("agg")
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 # What a kernel does with the cells that a person runs, one after the other.
 SESSION = """
@@ -57,7 +64,7 @@ def test_what_a_cell_makes_again_replaces_what_it_made(root: Path, session: Sess
     session([*everything, table.replace("config.noise", "config.noise * 10"), *others])
     folder = root / ".build" / "lab" / "quick" / "demo" / "01_line"
     assert (folder / "metrics.csv").read_text().startswith("seed,error\n0,0.5\n")
-    assert claim(root)["verdict"] == "not reproduced"
+    assert claim(root)["verdict"] == "failed"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [figure["name"] for figure in manifest["figures"]] == ["errors"]
     assert list(manifest["outputs"]) == ["figures/errors.svg", "figures/errors.png", "metrics.csv", "claims.json"]
@@ -66,8 +73,8 @@ def test_what_a_cell_makes_again_replaces_what_it_made(root: Path, session: Sess
 @pytest.mark.parametrize(
     ("change", "preset", "verdict", "reason"),
     [
-        ((), "quick", "reproduced", ""),
-        ((('PRESET = "quick"', 'PRESET = "paper"'),), "paper", "reproduced", ""),
+        ((), "quick", "checked", ""),
+        ((('PRESET = "quick"', 'PRESET = "paper"'),), "paper", "checked", ""),
         ((("noise = 0.1\n\n", "noise = 0.01\n\n"),), "quick", "not assessed", "with noise=0.01"),
         ((('"quick": Config(4)', '"quick": Config(5)'),), "quick", "not assessed", "with runs=5"),
     ],
@@ -77,6 +84,19 @@ def test_a_verdict_says_what_was_changed(
 ) -> None:
     session(cells(root, *change))
     assert (claim(root, preset)["verdict"], claim(root, preset)["reason"]) == (verdict, reason)
+
+
+@pytest.mark.parametrize("notebook", Project(CHECKOUT).notebooks(), ids=lambda n: n.name)
+def test_nothing_is_changed_in_the_notebooks_as_they_are(notebook: Notebook) -> None:
+    text = notebook.source.read_text()
+    code = [cell.code for cell in cells_of(text)]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in code[: next(place for place, cell in enumerate(code) if "Study(" in cell) + 1]:
+        exec(cell, names)
+    study = names["study"]
+    assert by_hand.changed(text, "quick", names, study.parameters) == {}
+    name = next(iter(study.parameters))
+    assert by_hand.changed(text, "quick", names, {**study.parameters, name: "other"}) == {name: "other"}
 
 
 def test_saving_a_change_does_not_hide_it(root: Path, session: Session) -> None:
@@ -93,7 +113,7 @@ def test_saving_a_change_does_not_hide_it(root: Path, session: Session) -> None:
     assert claim(root)["reason"] == "with noise=0.01"
     git("commit", "-am", "less noise")
     session(cells(root))
-    assert (claim(root)["verdict"], claim(root)["reason"]) == ("reproduced", "")
+    assert (claim(root)["verdict"], claim(root)["reason"]) == ("checked", "")
 
 
 OUTSIDE = """

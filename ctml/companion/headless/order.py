@@ -47,8 +47,8 @@ class Order:
         if not text:
             return None
         content: dict[str, Any] = json.loads(text)
-        paths = {f.name: Path(content[f.name]) for f in fields(cls) if f.type is Path}
-        return cls(**content | paths)
+        content.update({f.name: Path(content[f.name]) for f in fields(cls) if f.type is Path})
+        return cls(**content)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable by which a process is given this order."""
