@@ -21,7 +21,7 @@ from ctml.statistics import Interval, interval
 from ctml.types import TaskBatch, TaskDistribution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MetaTest:
     """Scores of a learner on fixed tasks.
 
@@ -45,6 +45,9 @@ class MetaTest:
     def __str__(self) -> str:
         return f"{self.interval} tasks, seed {self.seed}, norm: {self.norm}"
 
+    def __repr__(self) -> str:
+        return f"MetaTest({self})"
+
 
 @torch.no_grad()
 def meta_test(
@@ -62,6 +65,17 @@ def meta_test(
     """Adapt to each support set and score on its query set.
 
     The tasks are the first `n_tasks` of the stream (seed, purpose): the same for every learner.
+
+    >>> import ctml
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.MAML(network, ctml.mse, inner_lr=0.01)
+    >>> tasks = ctml.tasks.Sinusoid()
+    >>> def error(outputs, targets):
+    ...     return (outputs - targets).square().mean((1, 2))
+    >>> after = ctml.meta_test(learner, tasks, n_tasks=100, metric=error)
+    >>> before = ctml.meta_test(learner, tasks, n_tasks=100, metric=error, inner_steps=0)  # the same tasks
+    >>> after.interval.mean < before.interval.mean
+    True
 
     Args:
         metric: maps outputs and targets of the query sets to one score per task.

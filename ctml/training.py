@@ -32,7 +32,7 @@ class NonFiniteMetaGradient(ArithmeticError):
     """The meta-gradient holds NaN or infinity; says at which step and from which tasks."""
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What meta-training saw.
 
@@ -50,6 +50,10 @@ class History:
     def steps(self) -> int:
         """Meta-steps taken."""
         return len(self.loss)
+
+    def __repr__(self) -> str:
+        last = f", last loss {self.loss[-1]:.4g}" if self.loss else ""
+        return f"History({self.steps} steps{last}, {len(self.validation)} validations, watched: {[*self.watched]})"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,17 @@ def meta_train(
     progress: bool = True,
 ) -> History:
     """Take `steps` outer steps, each on `meta_batch` fresh tasks.
+
+    >>> import ctml, torch
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.MAML(network, ctml.mse, inner_lr=0.01)
+    >>> outer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    >>> tasks = ctml.tasks.Sinusoid()
+    >>> history = ctml.meta_train(learner, tasks, optimizer=outer, steps=20, meta_batch=4, seed=0, progress=False)
+    >>> history.steps
+    20
+    >>> sum(history.loss[-5:]) < sum(history.loss[:5])
+    True
 
     Args:
         learner, optimizer, scheduler: the optimizer holds the learner's parameters; the scheduler steps with it.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ctml
-from ctml import learners
+from ctml import MetaTest, learners
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,3 +62,11 @@ def test_tensors_are_shown_by_type_and_shape():
     pool = ctml.ClassPool(torch.zeros(600, 1, 28, 28, dtype=torch.uint8), torch.full((300,), 2), names, "noise/train")
     assert repr(pool) == "ClassPool('noise/train': 300 classes, uint8 (600, 1, 28, 28))"
     assert repr(ctml.tasks.FewShot(pool, 5, 1, 1)) == f"FewShot(pool={pool}, ways=5, shots=1, queries=1)"
+
+
+def test_histories_and_scores_are_shown_in_a_line():
+    history = ctml.History([0.5] * 10_000, [(100, 0.3), (200, 0.4)], {"T": [(100, 1.0)]})
+    assert repr(history) == "History(10000 steps, last loss 0.5, 2 validations, watched: ['T'])"
+    assert repr(ctml.History()) == "History(0 steps, 0 validations, watched: [])"
+    scores = MetaTest(torch.linspace(0, 1, 1000), None, 0, "none")
+    assert repr(scores) == f"MetaTest({scores})" and len(repr(scores)) < 80

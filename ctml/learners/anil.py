@@ -26,6 +26,16 @@ from ctml.types import Examples, HasHead, Loss, Model, Params, TaskBatch
 class ANIL(MAML):
     """Meta-learn all parameters; adapt the chosen ones.
 
+    >>> import ctml
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.ANIL(network, ctml.mse, inner_lr=0.01, inner_steps=5)
+    >>> {name: tuple(w.shape) for name, w in learner.adapt(batch.support).items()}  # w: a head for each task
+    {'weight': (4, 1, 40), 'bias': (4, 1)}
+    >>> len(learner.common())  # phi: what all tasks share
+    4
+    >>> losses = learner.meta_gradient(batch)
+
     Args:
         model, loss, inner_lr, inner_steps, tasks_at_once: as in `MAML`.
         order: "second" (exact) or "first" (drops both products of second derivatives; FO-ANIL).

@@ -63,6 +63,17 @@ class Switch:
 class BiMAML(MAML):
     """Meta-learn an initialisation in two phases, joint training and MAML.
 
+    >>> import ctml
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.BiMAML(network, ctml.mse, inner_lr=0.01, switch=ctml.Switch(at_most=2))
+    >>> for step in range(3):
+    ...     losses = learner.meta_gradient(batch)
+    ...     print(bool(learner.switched), int(learner.units))  # a joint step takes 1 gradient, a MAML step 4
+    False 1
+    True 2
+    True 6
+
     Args:
         model, loss: see `Learner`.
         switch: when phase 1 ends.

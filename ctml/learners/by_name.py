@@ -48,6 +48,13 @@ METHODS: Mapping[str, tuple[type[Learner], Mapping[str, Any]]] = {
 def make_learner(method: str, model: nn.Module, loss: Loss, **options: Any) -> Learner:
     """Return the learner of a method around a model.
 
+    >>> import ctml
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> from ctml.learners.by_name import make_learner
+    >>> make_learner("fo_maml", network, ctml.mse, inner_lr=0.01).order
+    'first'
+
     Args:
         method: a key of `METHODS`.
         model, loss: as for every learner.

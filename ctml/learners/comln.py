@@ -32,6 +32,17 @@ from ctml.types import Examples, HasHead, Loss, Params
 class COMLN(Learner):
     """Meta-learn the features, the initial head and the adaptation time.
 
+    >>> import ctml, torch
+    >>> pool = ctml.ClassPool(torch.eye(6).repeat_interleave(8, 0), torch.full((6,), 8), tuple("abcdef"), "one-hot")
+    >>> batch = ctml.tasks.FewShot(pool, ways=3, shots=2, queries=4).sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([6, 16, 3], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.COMLN(network, ctml.cross_entropy, horizon=5.0)
+    >>> learner.adapt(batch.support)["weight"].shape  # W(T), a head for each task
+    torch.Size([4, 3, 16])
+    >>> losses = learner.meta_gradient(batch)
+    >>> bool(learner.log_horizon.grad < 0)  # longer would be better: T grows
+    True
+
     Args:
         model: a `ctml.types.HasHead` whose head is linear (see `ctml.models`); a bias of the head takes no part, so
             that it is neither used nor trained.

@@ -91,6 +91,18 @@ def perturbed_estimate(
 class FOBMAML(ProximalLearner):
     """First-order meta-learning without the bias of FO-MAML and Reptile.
 
+    >>> import ctml, torch
+    >>> from ctml.inner_solvers import GradientDescent
+    >>> batch = ctml.tasks.LinearRegression(dim=3).sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([3, 1], generator=ctml.generator(0, "weights"))
+    >>> solver = GradientDescent(steps=50, rate=0.1)
+    >>> learner = ctml.FOBMAML(network, ctml.mse, lam=1.0, nu=0.1, solver=solver)
+    >>> losses = learner.meta_gradient(batch)
+    >>> seen = network.head.weight.grad.clone()
+    >>> losses = ctml.IMAML(network, ctml.mse, lam=1.0, solver=solver).meta_gradient(batch)
+    >>> torch.allclose(seen, network.head.weight.grad, rtol=0.02)  # without a second derivative
+    True
+
     Args:
         model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
         nu: perturbation of the inner problem; see `perturbed_estimate`.

@@ -49,6 +49,16 @@ def implicit_estimate(
 class IMAML(ProximalLearner):
     """Meta-learn with the exact meta-gradient of the proximal inner problem.
 
+    >>> import ctml
+    >>> from ctml.inner_solvers import GradientDescent
+    >>> batch = ctml.tasks.LinearRegression(dim=3).sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([3, 1], generator=ctml.generator(0, "weights"))
+    >>> solver = GradientDescent(steps=50, rate=0.1)
+    >>> learner = ctml.IMAML(network, ctml.mse, lam=1.0, solver=solver)
+    >>> losses = learner.meta_gradient(batch)
+    >>> learner.adapt(batch.support)["head.weight"].shape  # phi_0, pulled towards theta by lam
+    torch.Size([4, 1, 3])
+
     Args:
         model, loss, lam, solver, tasks_at_once: see `ProximalLearner`.
         cg_steps, cg_tolerance, truncate: see `conjugate_gradients`.

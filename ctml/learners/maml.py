@@ -31,6 +31,17 @@ class LostGraph(TypeError):
 class MAML(GradientLearner):
     """Meta-learn an initialisation from which gradient descent adapts.
 
+    >>> import ctml
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.MAML(network, ctml.mse, inner_lr=0.01, inner_steps=5)
+    >>> adapted = learner.adapt(batch.support)
+    >>> learner.predict(adapted, batch.query.x, batch.support.x).shape
+    torch.Size([4, 10, 1])
+    >>> losses = learner.meta_gradient(batch)  # fills .grad, then an optimiser steps
+    >>> network.head.weight.grad.shape
+    torch.Size([1, 40])
+
     Args:
         model, loss, tasks_at_once: see `Learner`.
         inner_lr: step size alpha of the inner loop.

@@ -201,7 +201,16 @@ class ProximalLearner(GradientLearner):
 
 
 class ProximalFOMAML(ProximalLearner):
-    """FO-MAML in the proximal set-up: grad f(phi_0). Biased, however exact the inner solver."""
+    """FO-MAML in the proximal set-up: grad f(phi_0). Biased, however exact the inner solver.
+
+    >>> import ctml
+    >>> from ctml.inner_solvers import GradientDescent
+    >>> batch = ctml.tasks.LinearRegression(dim=3).sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([3, 1], generator=ctml.generator(0, "weights"))
+    >>> solver = GradientDescent(steps=50, rate=0.1)
+    >>> learner = ctml.ProximalFOMAML(network, ctml.mse, lam=1.0, solver=solver)
+    >>> losses = learner.meta_gradient(batch)
+    """
 
     def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
         """Return grad f(phi_0)."""
@@ -209,7 +218,16 @@ class ProximalFOMAML(ProximalLearner):
 
 
 class ProximalReptile(ProximalLearner):
-    """Reptile in the proximal set-up: lam (theta - phi_0), which never looks at the query set."""
+    """Reptile in the proximal set-up: lam (theta - phi_0), which never looks at the query set.
+
+    >>> import ctml
+    >>> from ctml.inner_solvers import GradientDescent
+    >>> batch = ctml.tasks.LinearRegression(dim=3).sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([3, 1], generator=ctml.generator(0, "weights"))
+    >>> solver = GradientDescent(steps=50, rate=0.1)
+    >>> learner = ctml.ProximalReptile(network, ctml.mse, lam=1.0, solver=solver)
+    >>> losses = learner.meta_gradient(batch)
+    """
 
     def estimate(self, losses: TaskLosses, theta: Float[Tensor, " d"], n_tasks: int) -> Estimate:
         """Return lam (theta - phi_0)."""

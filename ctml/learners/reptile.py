@@ -18,6 +18,14 @@ from ctml.types import Examples, Loss, Model, TaskBatch
 class Reptile(MAML):
     """Meta-learn an initialisation close to the tasks' solutions, without a meta-loss.
 
+    >>> import ctml, torch
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> learner = ctml.Reptile(network, ctml.mse, inner_lr=0.01, inner_steps=5)
+    >>> outer = torch.optim.SGD(learner.parameters(), lr=0.1)  # theta <- theta + 0.1 mean_i (phi_i - theta)
+    >>> losses = learner.meta_gradient(batch)
+    >>> outer.step()
+
     Args:
         model, loss, inner_lr, tasks_at_once: as in `MAML`.
         inner_steps: mini-batch steps K; with K = 1 Reptile is joint training, so at least 2.

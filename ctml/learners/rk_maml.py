@@ -61,6 +61,17 @@ def chain(inner_steps: int, a2: float | Fraction = 1) -> Tableau:
 class RKMAML(GradientLearner):
     """Meta-learn along the direction of a Runge-Kutta step; adapt by gradient steps of size inner_lr.
 
+    >>> import ctml, torch
+    >>> batch = ctml.tasks.Sinusoid().sample(4, ctml.generator(0, "tasks"))
+    >>> network = ctml.models.MLP([1, 40, 40, 1], generator=ctml.generator(0, "weights"))
+    >>> from ctml.flows.tableaus import rk2
+    >>> learner = ctml.RKMAML(network, ctml.mse, tableau=rk2(0.75), inner_lr=0.01)
+    >>> losses = learner.meta_gradient(batch)
+    >>> maml = ctml.MAML(network, ctml.mse, inner_lr=0.01)
+    >>> unadapted, adapted = (maml.with_inner_steps(k).meta_loss(batch) for k in (0, 1))
+    >>> torch.allclose(losses, 0.25 * unadapted + 0.75 * adapted)  # a_1 and a_2
+    True
+
     Args:
         model, loss, tasks_at_once: see `Learner`.
         tableau: the Runge-Kutta method, such as `rk2(a2)`; its b is the paper's a, its a the paper's q.
