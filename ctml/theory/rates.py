@@ -33,7 +33,7 @@ def linear(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
     Raises:
         ValueError: if there are fewer than three points, or all x are equal.
     """
-    return _slope(torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64))
+    return _slope(_double(x), _double(y))
 
 
 def power(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
@@ -51,7 +51,7 @@ def exponential(t: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Rate:
     Raises:
         ValueError: if there are fewer than three points, or a y is not positive and finite.
     """
-    slope = _slope(torch.as_tensor(t, dtype=torch.float64), _log("y", y))
+    slope = _slope(_double(t), _log("y", y))
     return replace(slope, value=-slope.value)
 
 
@@ -78,8 +78,13 @@ def steps_to_settle(curve: Float[Tensor, " points"], threshold: float) -> float:
     return first if first < len(curve) else float("nan")
 
 
+def _double(values: Tensor) -> Float[Tensor, " n"]:
+    """Return what a figure or a table holds: an array of pandas is read-only, which torch may not share."""
+    return values.double() if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
+
+
 def _log(name: str, values: Tensor) -> Tensor:
-    values = torch.as_tensor(values, dtype=torch.float64)
+    values = _double(values)
     bad = ~(torch.isfinite(values) & (values > 0))
     if bad.any():
         index = int(bad.nonzero()[0])

@@ -13,6 +13,20 @@ def test_power_law_is_read_off_exactly():
     assert fit.standard_error < 1e-5
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_a_table_are_read_without_a_warning():
+    x, y = np.array([1, 2, 4]), np.array([3.0, 6.0, 12.0])
+    x.flags.writeable = y.flags.writeable = False
+    torch.set_warn_always(True)  # torch says it once in a process, else
+    try:
+        found = rates.power(x, y), rates.linear(x, y), rates.exponential(x, y)
+    finally:
+        torch.set_warn_always(False)
+    assert found[0].value == pytest.approx(1.0)
+    assert found[1].value == pytest.approx(3.0)
+
+
 def test_decay_is_positive_and_growth_negative():
     t = torch.linspace(0, 4, 30, dtype=torch.float64)
     assert rates.exponential(t, 7 * torch.exp(-0.7 * t)).value == pytest.approx(0.7, abs=1e-12)
