@@ -17,13 +17,17 @@ from ctml.rng import generator
 from ctml.settings import describe
 
 
-@dataclass
+@dataclass(repr=False)
 class PolicyHistory:
     """One entry per meta-iteration: mean return at each stage, divergence of the step, and whether it moved."""
 
     returns: list[list[float]] = field(default_factory=list)
     divergence: list[float] = field(default_factory=list)
     moved: list[bool] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        ends = f", returns by stage now {[round(r, 3) for r in self.returns[-1]]}" if self.returns else ""
+        return f"PolicyHistory({len(self.moved)} iterations, {sum(self.moved)} moved{ends})"
 
 
 def outer_step(

@@ -128,6 +128,8 @@ def test_a_resumed_run_ends_with_the_same_numbers(tmp_path):
     resumed, again = train(4, tmp_path / "run.pt")
     assert torch.equal(whole, resumed)
     assert again == history
+    assert repr(history).startswith("PolicyHistory(4 iterations, 4 moved, returns by stage now [")
+    assert len(repr(history)) < 120
 
 
 @pytest.mark.parametrize(
