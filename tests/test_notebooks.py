@@ -75,6 +75,16 @@ def test_its_form_is_that_of_the_design(notebook: Notebook) -> None:
         ast.parse(cell)  # no magics, no shell
 
 
+@each_notebook
+def test_its_presets_are_differences_by_name(notebook: Notebook) -> None:
+    nodes = list(ast.walk(ast.parse(notebook.source.read_text(encoding="utf-8"))))
+    fields = [f for c in nodes if isinstance(c, ast.ClassDef) and c.name == "Config" for f in c.body]
+    without = [ast.unparse(f) for f in fields if isinstance(f, ast.AnnAssign) and f.value is None]
+    assert without == [], "the defaults are the paper's values, or ours where it has none"
+    calls = [c for c in nodes if isinstance(c, ast.Call) and ast.unparse(c.func) == "Config"]
+    assert [ast.unparse(c) for c in calls if c.args] == [], "PAPER = Config(), the others by replace(PAPER, name=...)"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("claims.toml")), ids=lambda p: p.parent.name)
 def test_its_claims_are_well_formed(path: Path) -> None:
     assert read_claims(path)

@@ -213,7 +213,7 @@ fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True, width_ratios=(3,
 for ax, (outer, rows) in zip(axes, accuracy.groupby("outer", sort=False), strict=True):
     scores = {method: 100 * rows[rows.method == method].accuracy for method in rows.method.unique()}
     plots.interval_per_method(ax, scores, each=True)
-    ax.set(title=outer)
+    ax.set(title=outer, xlim=(-0.6, len(scores) - 0.4))
     ax.tick_params(axis="x", labelsize=6.5)
 axes[0].set_ylabel(f"accuracy, {config.ways}-way {config.shots}-shot (%)")
 study.figure(
