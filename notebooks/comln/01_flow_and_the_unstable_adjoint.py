@@ -38,18 +38,9 @@ import torch.nn.functional as F
 from torchdiffeq import odeint
 
 import ctml
+from ctml import flows
 from ctml.companion import Study, choose, style
-from ctml.flows import (
-    Adaptive,
-    Adjoint,
-    BackwardFlow,
-    ClosedForm,
-    CrossEntropy,
-    FixedSteps,
-    ForwardMode,
-    SquaredError,
-    adapt_head,
-)
+from ctml.flows import Adaptive, ClosedForm, FixedSteps, adapt_head
 from ctml.flows.tableaus import EULER
 from ctml.tasks import Embeddings
 
@@ -257,8 +248,8 @@ study.figure(
 
 # %%
 LOSSES = {"squared": "half the squared error", "cross_entropy": "cross-entropy"}
-INNER = {"squared": SquaredError(), "cross_entropy": CrossEntropy()}
-GRADIENTS = {"adjoint": Adjoint(), "forward": ForwardMode(), "backward_flow": BackwardFlow()}
+INNER = {"squared": flows.SquaredError(), "cross_entropy": flows.CrossEntropy()}
+GRADIENTS = {"adjoint": flows.Adjoint(), "forward": flows.ForwardMode(), "backward_flow": flows.BackwardFlow()}
 TIGHT = Adaptive(rtol=1e-11, atol=1e-13)
 
 

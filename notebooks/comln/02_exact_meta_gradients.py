@@ -36,6 +36,7 @@ import pandas as pd
 import torch
 
 import ctml
+from ctml.agreement import relative_error
 from ctml.companion import Study, choose, style
 from ctml.flows import Adaptive, Adjoint, BackwardFlow, FixedSteps, ForwardMode, Unrolled, adapt_head
 from ctml.flows.tableaus import DORMAND_PRINCE, EULER, KUTTA3, MIDPOINT, RK4
@@ -115,10 +116,6 @@ def seconds(value):
     return torch.tensor(float(value), dtype=torch.float64)
 
 
-def relative(found, expected):
-    return float(((found - expected).norm() / expected.norm()).detach())
-
-
 few_shot = Embeddings(ways=5, shots=5, queries=15, d=64, noise=config.noise)
 small = replace(few_shot, ways=3, shots=2, d=5)
 
@@ -146,8 +143,8 @@ for t in range(config.tasks):
     walk = {"solver": solver, "gradient": Unrolled()}
     unrolled = lambda p, w, t=t, walk=walk: adapt_head(p[None], y[t : t + 1], w, T, **walk)[0]  # noqa: E731
     of_phi, of_W0 = torch.autograd.functional.jacobian(unrolled, (phi[t], W_0))
-    eq10.append(relative(dW_dW0[t], of_W0))
-    eq12.append(relative(dW_dphi[t], of_phi))
+    eq10.append(relative_error(dW_dW0[t], of_W0))
+    eq12.append(relative_error(dW_dphi[t], of_phi))
 checked = pd.DataFrame({"equation 10, 11": eq10, "equation 12": eq12}, index=pd.RangeIndex(config.tasks, name="task"))
 checked.map("{:.1e}".format)
 
@@ -195,7 +192,7 @@ for steps in (10, 40):
     reference = meta_gradients(config.horizon, FixedSteps(steps), Unrolled())
     for method, gradient in {"adjoint": Adjoint(), "forward": ForwardMode(), "backward_flow": BackwardFlow()}.items():
         found = meta_gradients(config.horizon, FixedSteps(steps), gradient)
-        wrong = [relative(f, r) for f, r in zip(found, reference, strict=True)]
+        wrong = [relative_error(f, r) for f, r in zip(found, reference, strict=True)]
         rows.append({"RK4 steps": steps, "method": method, **dict(zip(("Phi", "W_0", "T"), wrong, strict=True))})
 four = study.table(pd.DataFrame(rows), "four_methods")
 four.set_index(["RK4 steps", "method"]).map("{:.1e}".format)
@@ -213,7 +210,7 @@ for tableau in (EULER, MIDPOINT, KUTTA3, RK4, DORMAND_PRINCE):
     for steps in config.steps:
         W = adapt_head(phi, y, W_0, seconds(config.horizon), solver=FixedSteps(steps, tableau))
         gradient = meta_gradients(config.horizon, FixedSteps(steps, tableau), Adjoint())[0]
-        errors = {"W": relative(W, exact_W), "meta-gradient": relative(gradient, exact_gradient)}
+        errors = {"W": relative_error(W, exact_W), "meta-gradient": relative_error(gradient, exact_gradient)}
         rows.append({"scheme": tableau.name, "order": tableau.order, "steps": steps, **errors})
 order = study.table(pd.DataFrame(rows), "order_of_convergence")
 looks = {"Euler": "euler", "Kutta 3": "rk3", "RK4": "rk4", "RK2, a2 = 1": "rk2", "Dormand-Prince 5(4)": "comln"}
@@ -299,13 +296,13 @@ rows = []
 for rate, steps in ((0.1, 1), (0.1, 10), (0.5, 100)):
     anil = ctml.ANIL(network(), ctml.cross_entropy, inner_lr=rate, inner_steps=steps, adapts="head.weight")
     euler = ctml.COMLN(network(), ctml.cross_entropy, horizon=rate * steps, solver=FixedSteps(steps, EULER))
-    wrong = relative(euler.adapt(twenty.support)["weight"], anil.adapt(twenty.support)["weight"])
+    wrong = relative_error(euler.adapt(twenty.support)["weight"], anil.adapt(twenty.support)["weight"])
     flat = []
     for learner in (euler, anil):
         learner.meta_gradient(twenty)
         named = learner.model.named_parameters()
         flat.append(torch.cat([p.grad.flatten() for name, p in named if name != "head.bias"]))
-    rows.append({"rate x steps": f"{rate} x {steps}", "weights": wrong, "meta-gradients": relative(*flat)})
+    rows.append({"rate x steps": f"{rate} x {steps}", "weights": wrong, "meta-gradients": relative_error(*flat)})
 walks = pd.DataFrame(rows).set_index("rate x steps")
 walks.map("{:.1e}".format)
 

@@ -35,7 +35,6 @@
 
 # %%
 import statistics
-import time
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -46,9 +45,11 @@ import torch
 
 import ctml
 from ctml import trees
-from ctml.companion import Study, choose, style
+from ctml.agreement import relative_error
+from ctml.companion import Study, choose, plots, style
 from ctml.flows.tableaus import EULER, rk2
 from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, objective, outer_step, rollout
+from ctml.rl.speed import gymnasium_steps_per_second, iteration_seconds, steps_per_second
 from ctml.rl.trpo import gradient_of_surrogate
 
 try:
@@ -180,9 +181,8 @@ for point, seen in zip(check.stage_points(check.theta, stages), stages.experienc
     by_stage.append(torch.cat([g.mean(0).flatten() for g in gradients]))
 expected = 0.25 * by_stage[0] + 0.75 * by_stage[1]
 taken, _ = outer_step(check, goals, TRPO(config.navigation.delta), stream)
-print(
-    f"surrogate's gradient against the weighted policy gradients: {float((surrogate_gradient - expected).norm() / expected.norm()):.1e}"
-)
+apart = relative_error(surrogate_gradient, expected)
+print(f"surrogate's gradient against the weighted policy gradients: {apart:.1e}")
 print(f"divergence of a step: {taken.divergence:.4f}, bound {config.navigation.delta}")
 
 # %% [markdown]
@@ -236,24 +236,18 @@ means = table.groupby(["place", "a2", "adaptation_steps"], sort=False)["return"]
 means.agg(lambda r: str(ctml.interval(r.tolist()))).unstack()
 
 # %%
-STYLES = {
-    "0": "joint",
-    "1/2": "rk2_half",
-    "3/4": "rk2_three_quarters",
-    "1": "fo_maml" if config.order == "first" else "maml",
-}
+last_look = "fo_maml" if config.order == "first" else "maml"
+STYLES = {"0": "joint", "1/2": "rk2_half", "3/4": "rk2_three_quarters", "1": last_look}
 navigation = table[table.place == "navigation"]
 environment = Navigation(config.navigation.horizon)
 test_goals = environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
 ceiling = float(environment.best_return(test_goals).mean())
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
 for a2, name in STYLES.items():
-    line = style.method(name).line()
-    by_step = navigation[navigation.a2 == a2].groupby("adaptation_steps")["return"]
-    left.plot(by_step.mean().index, by_step.mean(), **line)
-    left.fill_between(by_step.mean().index, by_step.min(), by_step.max(), color=line["color"], alpha=0.15, lw=0)
+    mine = navigation[navigation.a2 == a2].pivot(index="adaptation_steps", columns="seed", values="return")
+    plots.curve(left, mine.index, mine, band="range", **style.method(name).line())
     by_iteration = curves[(curves.place == "navigation") & (curves.a2 == a2)].groupby("iteration").after.mean()
-    right.plot(-by_iteration, **line | {"marker": ""})
+    right.plot(-by_iteration, **style.method(name).line(marker=""))
 left.axhline(ceiling, color="0.5", lw=0.8, ls=":")
 left.set(xlabel="policy-gradient steps", ylabel="mean return", xticks=range(4), title="navigation, test goals")
 right.set(xlabel="meta-iteration", ylabel="−return at the last stage", yscale="log", title="while meta-training")
@@ -276,9 +270,8 @@ for ax, (a2, name) in zip(axes, STYLES.items(), strict=True):
     stream, shown = ctml.generator(1, "picture"), test_goals[: len(colours)]
     params = trees.expand(dict(method.policy.named_parameters()), len(shown))
     adapted = method.adapt(shown, [config.navigation.inner_lr], stream)
-    after, before = (
-        rollout(environment, method.policy, p, shown, 20, stream).observations.mean(1) for p in (adapted, params)
-    )
+    paths = (rollout(environment, method.policy, p, shown, 20, stream) for p in (adapted, params))
+    after, before = (path.observations.mean(1) for path in paths)
     for goal, path, first, colour in zip(shown, after, before, colours, strict=False):
         ax.plot(*first.T, color="0.75", lw=0.8, zorder=0)
         ax.plot(*path.T, color=colour, lw=1.2)
@@ -297,19 +290,15 @@ if BODIES:
     fig, axes = plt.subplots(1, len(BODIES), figsize=(4.2 * len(BODIES), 3.0), squeeze=False)
     for ax, (place, recipe) in zip(axes[0], BODIES.items(), strict=True):
         for a2 in recipe.a2:
-            line = style.method(STYLES[a2]).line() | {"marker": ""}
-            mine = curves[(curves.place == place) & (curves.a2 == a2)].groupby("iteration")
-            ax.plot(
-                mine.before.mean(),
-                **line | {"lw": 1, "linestyle": ":", "label": f"{line['label']}, before adaptation"},
-            )
-            ax.plot(mine.after.mean(), **line | {"linestyle": "-", "label": f"{line['label']}, after one step"})
-            ax.fill_between(
-                mine.after.mean().index, mine.after.min(), mine.after.max(), color=line["color"], alpha=0.15, lw=0
-            )
-        ax.set(
-            xlabel="meta-iteration", ylabel="mean return", title=f"{place.split()[0].replace('_', '-')}, {recipe.goal}"
-        )
+            method = style.method(STYLES[a2])
+            mine = curves[(curves.place == place) & (curves.a2 == a2)]
+            before, after = (mine.pivot(index="iteration", columns="seed", values=c) for c in ("before", "after"))
+            dotted = {"lw": 1, "linestyle": ":", "label": f"{method.label}, before adaptation"}
+            ax.plot(before.mean(axis=1), **method.line(marker="", **dotted))
+            solid = {"linestyle": "-", "label": f"{method.label}, after one step"}
+            plots.curve(ax, after.index, after, band="range", **method.line(marker="", **solid))
+        body = place.split()[0].replace("_", "-")
+        ax.set(xlabel="meta-iteration", ylabel="mean return", title=f"{body}, {recipe.goal}")
         ax.legend(fontsize=7)
     r = next(iter(BODIES.values()))
     study.figure(
@@ -327,45 +316,21 @@ if BODIES:
 
 
 # %%
-def seconds_per_iteration(hidden: int, threads: int, repeats: int = 15, patience: float = 10.0) -> list[float]:
+def seconds(hidden: int, threads: int) -> list[float]:
     """Times of whole meta-iterations: two batches of trajectories, two policy gradients, ten curvature products, a line search."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     recipe = config.navigation if PRESET == "smoke" else replace(NAVIGATION, hidden=hidden)
     method = make_method("navigation", recipe, "1", 0, "first")
-    stream, found = ctml.generator(0, "speed"), []
-    while len(found) <= repeats and sum(found) < patience:
-        started = time.perf_counter()
-        outer_step(method, method.environment.sample(recipe.tasks, stream), TRPO(), stream)
-        found.append(time.perf_counter() - started)
-    torch.set_num_threads(before)
-    return found[1:] or found
+    return iteration_seconds(method, recipe.tasks, ctml.generator(0, "speed"), threads=threads)
 
 
-def physics_per_second(bodies: int = 200, steps: int = 50) -> dict[str, float]:
-    """Environment steps per second of half-cheetah."""
-    fleet = Locomotion("half_cheetah", "direction")
-    stream = ctml.generator(0, "speed")
-    fleet.reset(fleet.sample(2, stream), bodies // 2, stream)
-    started = time.perf_counter()
-    for _ in range(steps):
-        fleet.step(2 * torch.rand(2, bodies // 2, fleet.actions, generator=stream) - 1)
-    batched = bodies * steps / (time.perf_counter() - started)
-    single = gymnasium_body(fleet.body)
-    single.reset(seed=0)
-    started = time.perf_counter()
-    for _ in range(20 * steps):
-        single.step(single.action_space.sample())
-    return {"batched": batched, "gymnasium, one at a time": 20 * steps / (time.perf_counter() - started)}
-
-
-timed = {(h, n): seconds_per_iteration(h, n) for h in (32, 100) for n in sorted({1, torch.get_num_threads()})}
-speed = {
-    f"navigation, layers of {hidden}, threads: {n}; ms": 1000 * statistics.median(found)
-    for (hidden, n), found in timed.items()
-}
+timed = {(h, n): seconds(h, n) for h in (32, 100) for n in sorted({1, torch.get_num_threads()})}
+name = "navigation, layers of {}, threads: {}; ms"
+speed = {name.format(*key): 1000 * statistics.median(found) for key, found in timed.items()}
 if BODIES:
-    speed |= {f"half-cheetah, {k}; steps a second": v for k, v in physics_per_second().items()}
+    fleet, unit = Locomotion("half_cheetah", "direction"), "steps a second"
+    speed[f"half-cheetah, batched; {unit}"] = steps_per_second(fleet, 200, 50, ctml.generator(0, "speed"))
+    single = gymnasium_body(fleet.body)
+    speed[f"half-cheetah, gymnasium, one at a time; {unit}"] = gymnasium_steps_per_second(single, 1000)
 pd.Series(speed).round(0).to_frame("measured")
 
 # %% [markdown]
@@ -385,13 +350,8 @@ def one_step(place: str, a2: str) -> torch.Tensor:
 
 
 excess = {a2: gain(a2) - gain("0") for a2 in NAVIGATION.a2[1:]}
-study.claim(
-    "rk_maml-b13",
-    half=excess["1/2"],
-    three_quarters=excess["3/4"],
-    one=excess["1"],
-    excess=torch.stack([e.mean() for e in excess.values()]),
-)
+by_a2 = {"half": excess["1/2"], "three_quarters": excess["3/4"], "one": excess["1"]}
+study.claim("rk_maml-b13", **by_a2, excess=torch.stack([e.mean() for e in excess.values()]))
 
 # %%
 ours = (one_step("navigation", "1/2") + one_step("navigation", "3/4")) / 2
