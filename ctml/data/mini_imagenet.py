@@ -1,17 +1,24 @@
 """miniImageNet: 100 ImageNet classes of 600 images, RGB `(n, 3, 84, 84)`, split 64/16/20 by Ravi and Larochelle (2017).
 
-Three published forms of a split are read, whichever lies in the folder: `mini-imagenet-cache-<split>.pkl` as Ren et al.
-(2018) and learn2learn give it (that is what is downloaded), the `mini-imagenet.tar.gz` that holds the three, and
+Three published pickles of a split are read: `mini-imagenet-cache-<split>.pkl` as Ren et al. (2018)
+and learn2learn give it (that is what is downloaded), the `mini-imagenet.tar.gz` that holds the three, and
 `miniImageNet_category_split_*.pickle` as Gidaris and Lee et al. (2019) give it. The first two name the classes, and the
 names are checked against the official split; the last numbers them only.
+
+Else single images of 84x84 pixels are read, from the folder itself or a zip or tar in it: `<split>/<wnid>/*.jpg`, an
+archive a split (`train.tar`), or all images with the class at the beginning of their names (`n0153282900000005.jpg`, as
+Ravi and Larochelle's lists have them). Which split a class belongs to is checked. Most such files are JPEG, which has
+lost something, and were shrunk by various tools: their pixels are not those of the pickles, and `source` says so.
 """
 
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ctml.data import schema
+from ctml.data import image_files, schema
 from ctml.data.archives import members
 from ctml.data.cache import decoded, fingerprint
 from ctml.data.download import obtain, refuse_html, remark_if_other
@@ -22,6 +29,7 @@ from ctml.data.splits import class_names
 from ctml.types import ClassPool
 
 SIDE = 84
+WNID = re.compile(r"n\d{8}")
 PER_CLASS = 600
 PICKLE = 2 << 30  # bytes that one of its pickles can have at most
 FOLDER = "mini_imagenet"
@@ -50,7 +58,8 @@ def _source(split: str, home: Path, download: bool) -> Path:
         if path.is_file():
             refuse_html(path)
             return path
-    return obtain(DATASETS[FOLDER], _archive(split), home, download)
+    images = image_files.find(home / FOLDER, split)
+    return images or obtain(DATASETS[FOLDER], _archive(split), home, download)
 
 
 def _archive(split: str):
@@ -58,12 +67,42 @@ def _archive(split: str):
 
 
 def _remark(source: Path, split: str) -> str:
-    return remark_if_other(source, _archive(split)) if source.suffix == ".pkl" else ""
+    if _is_pickled(source):
+        return remark_if_other(source, _archive(split)) if source.suffix == ".pkl" else ""
+    return " (from single images)"
+
+
+def _is_pickled(source: Path) -> bool:
+    return source.name == TAR or source.suffix in (".pkl", ".pickle")
+
+
+def _class(source: Path, split: str, mine: frozenset[str], parts: list[str]) -> str | None:
+    """Return the class that a path names; complain of one that lies in the folder of another split."""
+    folder, file = (parts[-2] if len(parts) > 1 else ""), parts[-1]
+    name = next((found[0] for found in (WNID.fullmatch(folder), WNID.match(file)) if found), None)
+    is_mine = name in mine
+    if split in parts[:-2] and not is_mine:
+        raise DataError(
+            f"{source}: {'/'.join(parts)} lies under {split}, whose classes do not include {name or folder!r}; "
+            "place the split of Ravi and Larochelle there"
+        )
+    others = {"validation", *TRAIN_VAL_TEST} - {split, "validation" if split == "val" else ""}
+    if is_mine and others & set(parts[:-2]):
+        raise DataError(
+            f"{source}: {'/'.join(parts)} lies outside {split}, to which class {name} belongs; "
+            "place the split of Ravi and Larochelle there"
+        )
+    return name
 
 
 def _decode(source: Path, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    contents = _read(source, split)
     expected = class_names(FOLDER, split)
+    if not _is_pickled(source):
+        yield from image_files.read(
+            source, partial(_class, source, split, frozenset(expected)), expected, PER_CLASS, SIDE
+        )
+        return
+    contents = _read(source, split)
     if isinstance(contents, dict) and "class_dict" in contents:
         images, rows = schema.fields(contents, source, "image_data", "class_dict")
         images = schema.images(images, source, "image_data", SIDE, SIDE, 3)
