@@ -176,11 +176,11 @@ metrics.groupby(["problem", "step", "method"], sort=False)[["iterations", "units
 
 # %%
 drawn = everything[everything["family"] == 0].set_index(["problem", "step", "method"])["curve"]
-best_switch = f"bi_maml {config.switches[-1]:g}"
+bi_maml = [f"bi_maml {fraction:g}" for fraction in config.switches]
 panels = product(DRAWN, (("equal", "iteration"), ("equal", "gradient units"), ("tuned", "gradient units")))
 fig, axes = plt.subplots(2, 3, figsize=(8.4, 5.2), sharey="row")
 for ax, (name, (steps, against)) in zip(axes.flat, panels, strict=True):
-    for method in ("maml", best_switch, "fo_maml", "joint"):
+    for method in ("maml", bi_maml[-1], "fo_maml", "joint"):
         units, norm = drawn[name, steps, method]
         look = style.method(method.split()[0]).line() | {"marker": ""}
         ax.semilogy(units if against == "gradient units" else range(len(norm)), norm, **look)
@@ -204,7 +204,6 @@ study.figure(
 
 # %%
 wide = metrics.pivot_table(index=["problem", "family", "step"], columns="method", values=["units", "iterations"])
-bi_maml = [f"bi_maml {fraction:g}" for fraction in config.switches]
 least = {what: wide[what][bi_maml].min(axis=1) / wide[what]["maml"] for what in ("units", "iterations")}
 ratios = pd.DataFrame(least).reset_index()
 study.table(ratios, "ratios_to_maml")
@@ -258,7 +257,7 @@ timed["gain"] = timed["MAML"] - timed["BI-MAML"]
 study.table(timed, "ode_time")
 
 # %%
-far, end = config.distances[-1], 1.02 * float(timed["MAML"].max())
+(near, *_, far), end = config.distances, 1.02 * float(timed["MAML"].max())
 _, joint, maml = fields(config.fractions[-1])
 clock = torch.linspace(0, end, 300, dtype=torch.float64)
 both = biphasic_flow(joint, maml, starts[-1].expand(len(eps), -1), slows_to(joint, eps), end=end, **tight)
@@ -298,7 +297,6 @@ study.claim("maml_ode-a9", bi=timed["BI-MAML"], maml=timed["MAML"], gain_by_dist
 
 # %%
 strongest = timed[(timed["alpha L"] == config.fractions[-1]) & (timed["threshold"] == THRESHOLDS[-1])].set_index("R")
-near = config.distances[0]
 saved = float(strongest.loc[far, "gain"] - strongest.loc[near, "gain"]) / math.log(far / near)
 study.claim("maml_ode-a13", saved=saved, theory=time_saved_per_efold(tasks.ridge, float(strongest["alpha"].iloc[0])))
 
