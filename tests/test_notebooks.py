@@ -1,12 +1,10 @@
 """Every notebook at preset smoke through the real runner, and the rules of a notebook's form."""
 
 import ast
-import io
 import os
 import re
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
 
 import jupytext
@@ -20,7 +18,8 @@ from ctml.companion.project import Notebook, Project
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Project(ROOT).notebooks()
 PUBLISHED = sorted((ROOT / "results").rglob("*.ipynb"))
-CODE_LINES = 200
+CODE_LINES = 200  # as they stand in the file: a call spread over ten lines is read as ten
+LONGER = {"comln/04_few_shot": 273, "rk_maml/04_reinforcement": 240}  # these two may only shrink
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.name)
 
@@ -68,9 +67,10 @@ def test_noise_is_told_from_what_was_printed(tmp_path: Path) -> None:
 def test_its_form_is_that_of_the_design(notebook: Notebook) -> None:
     assert read_parameters(notebook.source)["PRESET"].default == "quick"
     code = [cell.source for cell in jupytext.read(notebook.source).cells if cell.cell_type == "code"]
-    # Logical lines: a call that the formatter spreads over many lines is one.
-    tokens = [token for cell in code for token in tokenize.generate_tokens(io.StringIO(cell + "\n").readline)]
-    assert sum(token.type == tokenize.NEWLINE for token in tokens) <= CODE_LINES, "a function used twice moves to ctml"
+    lines = [line.strip() for cell in code for line in cell.splitlines()]
+    written = [line for line in lines if line and not line.startswith("#")]
+    longest = LONGER.get(notebook.name, CODE_LINES)
+    assert len(written) <= longest, "what several notebooks need moves to ctml"
     for cell in code:
         ast.parse(cell)  # no magics, no shell
 
