@@ -22,15 +22,10 @@ ByExample = Float[Tensor, "*batch support ways"]
 class InnerLoss(Protocol):
     """A loss whose gradient in the logits is link(z) - y."""
 
-    @property
-    def link(self) -> Link:
-        """The link, by class, with its derivative: what the fast path computes."""
-        ...
-
-    @property
-    def linear(self) -> bool:
-        """Whether the link is the identity, so that the flow is linear and has a closed form."""
-        ...
+    link: ClassVar[Link]
+    """By class, with its derivative: what the fast path computes."""
+    linear: ClassVar[bool]
+    """Whether the link is the identity, so that the flow is linear and has a closed form."""
 
     def targets(self, labels: Labels, ways: int, dtype: torch.dtype) -> Float[Tensor, "tasks support ways"]:
         """Return y for a head of so many ways."""
