@@ -357,7 +357,7 @@ study.claim("rk_maml-r6", slopes=product_slopes)
 #
 # ## 10 Variants to try
 #
-# * Another member: in section 6 give `rk2(Fraction(9, 10))`, or your own `Tableau`, which refuses coefficients that have not the order they state.
+# * Another member: in section 6 add `"nine_tenths": rk2(Fraction(9, 10))` to `FAMILY`, or your own `Tableau`, which refuses coefficients that have not the order they state.
 # * Tasks that agree: set `spread=0.0` in section 6; own and mean-field stages then coincide.
 # * `make reproduce NB=rk_maml/01_orders SET="tasks=16"`, `SET="finest=256"`.
 #

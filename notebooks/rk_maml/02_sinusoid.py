@@ -323,7 +323,8 @@ study.claim(
 # ## 10 Variants to try
 #
 # * A longer run: `make reproduce NB=rk_maml/02_sinusoid SET="meta_steps=20000"`; fewer examples: `SET="shots=5"`.
-# * Another member: add a line to `VARIANTS`, as in `"V1 nine_tenths": {"tableau": rk2(Fraction(9, 10)), ...}`, or a third-order one with `KUTTA3`.
+# * Another member: add a line to `VARIANTS`, as in `"V1 nine_tenths": {"tableau": rk2(Fraction(9, 10)), ...}`, or a third-order one with
+#   `KUTTA3` of `ctml.flows.tableaus`.
 # * MAML with K chained steps is a tableau as well: `chain(5)` of `ctml.learners.rk_maml`.
 #
 # ## 11 Provenance
