@@ -48,11 +48,6 @@ def norm(x: Params, batched: bool = False) -> Float[Tensor, "..."]:
     return dot(x, x, batched).sqrt()
 
 
-def mean_over_tasks(x: Params) -> Params:
-    """Return the mean over the leading task axis."""
-    return {k: v.mean(0) for k, v in x.items()}
-
-
 def expand(x: Params, n_tasks: int) -> Params:
     """Give every task its own view of shared parameters: `(tasks, *shape)` with stride 0, no copy."""
     return {k: v.expand(n_tasks, *v.shape) for k, v in x.items()}

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -70,3 +71,22 @@ def test_histories_and_scores_are_shown_in_a_line():
     assert repr(ctml.History()) == "History(0 steps, 0 validations, watched: [])"
     scores = MetaTest(torch.linspace(0, 1, 1000), None, 0, "none")
     assert repr(scores) == f"MetaTest({scores})" and len(repr(scores)) < 80
+
+
+def test_no_function_is_left_that_nobody_calls():
+    """A name at the top of a module is met a second time: in the package, a notebook or a benchmark.
+
+    The theorems of `ctml.theory` may be there for their tests alone.
+    """
+    folders = {
+        name: sorted((ROOT / name).rglob("*.py")) for name in ("ctml", "notebooks", "benchmarks", "tests/theory")
+    }
+    texts = {path: path.read_text(encoding="utf-8") for paths in folders.values() for path in paths}
+    met = Counter(word for path in texts for word in re.findall(r"\w+", texts[path]))
+    dead = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "ctml").rglob("*.py"))
+        for node in ast.parse(texts[path]).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("__") and met[node.name] < 2
+    ]
+    assert not dead, "; ".join(dead)

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +131,3 @@ def _gather(classes: Classes, remark: str) -> ClassPool:
     names, images = zip(*classes, strict=True)
     counts = torch.tensor([len(these) for these in images])
     return ClassPool(torch.from_numpy(np.concatenate(images)), counts, names, remark)
-
-
-def one_by_one(names: Sequence[str], images: np.ndarray, counts: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Cut an array that is sorted by class into the pairs that `decoded` wants."""
-    start = 0
-    for name, count in zip(names, counts, strict=True):
-        yield name, images[start : start + count]
-        start += count

@@ -58,7 +58,7 @@ def test_first_order_gradient_is_the_weighted_mean_of_policy_gradients():
     m = method(rk2(Fraction(3, 4)), order="first")
     stages = collected(m)
     at_stages = [
-        trees.flatten(trees.mean_over_tasks(inner_gradient(m.policy, point, seen)))
+        trees.flatten(inner_gradient(m.policy, point, seen), batched=True).mean(0)
         for point, seen in zip(m.stage_points(m.theta, stages), stages.experience, strict=True)
     ]
     torch.testing.assert_close(gradient(m, stages), 0.25 * at_stages[0] + 0.75 * at_stages[1], rtol=1e-8, atol=1e-11)
@@ -94,7 +94,7 @@ def test_euler_needs_one_batch_of_trajectories_and_is_joint_training():
     stages = collected(m)
     assert len(stages.experience) == 1
     theta = trees.expand(dict(m.policy.named_parameters()), TASKS)
-    joint = trees.flatten(trees.mean_over_tasks(inner_gradient(m.policy, theta, stages.experience[0])))
+    joint = trees.flatten(inner_gradient(m.policy, theta, stages.experience[0]), batched=True).mean(0)
     torch.testing.assert_close(gradient(m, stages), joint, rtol=1e-9, atol=1e-12)
 
 
