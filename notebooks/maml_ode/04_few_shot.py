@@ -331,8 +331,8 @@ study.claim("maml_ode-permuted", maml=at_end["maml"], joint=at_end["joint"], bi_
 # ## Where this differs from the paper
 # All of it: its experiments are unknown to us. Switch times are fixed shares of the steps here; with minibatches a
 # norm rule sees a noisy norm (`Switch(joint_norm=...)` exists and always needs `at_most`). The claim was written for a
-# first phase of 40 %: there it fails, with 10,000 outer steps (one seed never reaches the error) as with 3,000 (ratio
-# of units 1.07). That 10 % does better was seen only after the run, so it is no verdict. Seed scatter is as large as
+# first phase of 40 %: there it fails, with 10,000 outer steps (ratio of units 1.06, four of five seeds above 1) as with
+# 3,000 (1.07). That 10 % does better was seen only after the run, so it is no verdict. Seed scatter is as large as
 # the differences late in training, and FO-MAML belongs into every such comparison.
 #
 # ## Variants to try
