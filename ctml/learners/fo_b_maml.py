@@ -22,7 +22,7 @@ from torch import Tensor
 from ctml.checks import at_least, positive
 from ctml.inner_solvers import InnerSolver, Iteration
 from ctml.learners.proximal import Estimate, MiniBatches, Perturbed, ProximalLearner
-from ctml.tasks.analytic import Losses, TaskLosses
+from ctml.tasks.analytic import Losses, LossFunctions, TaskLosses
 from ctml.types import Examples, Loss, Model, TaskBatch
 
 ORDERS = {"forward": 1, "symmetric": 2}
@@ -168,7 +168,7 @@ class FOBMAML(ProximalLearner):
             warm_start=self.warm_start,
         )
 
-    def task_losses(self, batch: TaskBatch) -> TaskLosses:
+    def task_losses(self, batch: TaskBatch) -> LossFunctions:
         """Return the losses as functions of phi; with mini-batches, step k of every solve sees batch k."""
         losses = super().task_losses(batch)
         source, size = self.generator, self.minibatch

@@ -185,7 +185,7 @@ class ProximalLearner(GradientLearner):
         """Return phi -> loss of every task on its examples."""
         return lambda phi: self.loss(self.outputs(self.as_params(phi), examples.x, context), examples.y)
 
-    def task_losses(self, batch: TaskBatch) -> TaskLosses:
+    def task_losses(self, batch: TaskBatch) -> LossFunctions:
         """Return the support and query losses as functions of phi."""
         query = self.loss_on(batch.query, context=batch.support.x)
         return LossFunctions(self.loss_on(batch.support), query, batch.n_tasks)

@@ -33,11 +33,11 @@ class TaskLosses(Protocol):
         """Number of tasks."""
         ...
 
-    def support(self, points: Tensor) -> Tensor:
+    def support(self, points: Tensor, /) -> Tensor:
         """Return f^_i(w_i), what a task adapts to."""
         ...
 
-    def query(self, points: Tensor) -> Tensor:
+    def query(self, points: Tensor, /) -> Tensor:
         """Return f_i(w_i), what it is judged by; the same function in the oracle setting."""
         ...
 
