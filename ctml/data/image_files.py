@@ -7,6 +7,7 @@ Invariants:
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -46,7 +47,7 @@ def read(
     names: Sequence[str],
     per_class: int,
     side: int,
-    order: Callable[[list[str]], object] = lambda parts: parts[-1],
+    order: Callable[[list[str]], Any] = lambda parts: parts[-1],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the classes as `(name, images (per_class, 3, side, side))`.
 

@@ -11,6 +11,7 @@ import pickle
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Literal, cast
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def _scalar(dtype: np.dtype, data: bytes | str) -> np.generic:
     return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype, 1)[0]
 
 
-def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
@@ -73,8 +74,8 @@ class _Bounded:
 
 def _refuse_large_counts(file: io.BufferedIOBase, length: int) -> None:
     """Walk through a pickle without running it: the unpickler takes memory for any count that it names."""
-    for i, (code, argument, _) in enumerate(pickletools.genops(_Bounded(file, length))):
-        if code.name.endswith("PUT") and not 0 <= argument <= i:
+    for i, (code, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file, length)))):
+        if code.name.endswith("PUT") and not (isinstance(argument, int) and 0 <= argument <= i):
             raise ValueError(f"memo entry {argument} in step {i}")
     file.seek(0)
 
