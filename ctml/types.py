@@ -19,7 +19,7 @@ Glossary of axis names, as they stand in the shape annotations:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -140,7 +140,6 @@ class Model(Protocol):
         ...
 
 
-@runtime_checkable
 class HasHead(Model, Protocol):
     """A model that is a head on top of features; what ANIL (to save work) and COMLN ask for.
 
@@ -152,3 +151,12 @@ class HasHead(Model, Protocol):
     def features(self, x: Shaped[Tensor, "tasks n *features"], context: Tensor | None = None) -> Float[Tensor, "..."]:
         """Return what the head reads, `(tasks, n, features)`."""
         ...
+
+
+def has_head(model: Model) -> TypeGuard[HasHead]:
+    """Tell whether a model has features and a head.
+
+    `isinstance` with a protocol would not do: from Python 3.12 on it looks past `nn.Module.__getattr__`, by which a
+    module finds its submodules.
+    """
+    return hasattr(model, "features") and hasattr(model, "head")

@@ -20,7 +20,7 @@ from ctml import trees
 from ctml.checks import at_least, one_of
 from ctml.learners.anil_backward import Autograd, Backward
 from ctml.learners.maml import MAML
-from ctml.types import Examples, HasHead, Loss, Model, Params, TaskBatch
+from ctml.types import Examples, HasHead, Loss, Model, Params, TaskBatch, has_head
 
 
 class ANIL(MAML):
@@ -74,7 +74,7 @@ class ANIL(MAML):
         self.adapted_names = _matching(self.model, adapts)
         self._graph_is_sure = type(self).adapt is ANIL.adapt and type(self).inner_step is MAML.inner_step
         # Only then can the body's output be kept: no inner step changes it.
-        self.keeps_features = isinstance(model, HasHead) and all(n.startswith("head.") for n in self.adapted_names)
+        self.keeps_features = has_head(model) and all(n.startswith("head.") for n in self.adapted_names)
         backward.check(self)
 
     def embed(self, x: Tensor, context: Tensor | None = None) -> Tensor:

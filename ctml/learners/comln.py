@@ -26,7 +26,7 @@ from ctml.flows.gradient_flow import (
     check_options,
 )
 from ctml.learners.base import Learner
-from ctml.types import Examples, HasHead, Loss, Params
+from ctml.types import Examples, HasHead, Loss, Model, Params, has_head
 
 
 class COMLN(Learner):
@@ -61,7 +61,7 @@ class COMLN(Learner):
 
     def __init__(
         self,
-        model: HasHead,
+        model: Model,
         loss: Loss,
         *,
         horizon: float = 1.0,
@@ -72,7 +72,7 @@ class COMLN(Learner):
         tasks_at_once: int | None = None,
     ):
         super().__init__(model, loss, tasks_at_once=tasks_at_once)
-        if not (isinstance(model, HasHead) and isinstance(getattr(model.head, "weight", None), Tensor)):
+        if not (has_head(model) and isinstance(getattr(model.head, "weight", None), Tensor)):
             raise ValueError(
                 f"model={type(model).__name__}: COMLN needs its features(x, context) and a linear head; see ctml.models"
             )
