@@ -24,7 +24,10 @@ from ctml.companion.runs.sources import Import, Sources
 
 _INSTALLED = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib"))
 
-_NO_CODE = ("__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+# What Python writes into a class by itself, some of it only when an object of the class is first copied or pickled.
+_NO_CODE = (
+    "__doc__", "__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__", "__slotnames__",
+)  # fmt: skip
 
 
 def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any], sources: Sources, threads: int) -> str:

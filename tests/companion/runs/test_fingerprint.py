@@ -155,3 +155,23 @@ def test_recursion_and_closures_end(root: Path) -> None:
         run = make({0})
     """
     assert key(source.format(1), root) != key(source.format(2), root)
+
+
+def test_what_was_copied_before_does_not_count(root: Path) -> None:
+    """Python writes `__slotnames__` into a class when an object of it is first copied or sent to a worker."""
+    source = """
+        import copy
+        import dataclasses
+
+        @dataclasses.dataclass(frozen=True)
+        class Config:
+            width: int = 3
+
+        config = Config()
+        {before}
+
+        def run(seed):
+            return config.width * seed
+    """
+    before = "copy.copy(config)"
+    assert key(source.format(before=before), root) == key(source.format(before=""), root)
