@@ -1,11 +1,11 @@
-"""What several notebooks draw: a curve with its band, an interval per method, lines of a tidy table, powers of a step.
+"""What several notebooks draw: curves with bands, an interval per method, lines of a tidy table, paths, landscapes.
 
 Invariants:
     * The last axis of samples is what the spread is over (seeds or tasks); the caption says which.
     * An interval is Student's 95% interval of the mean, as in the rules of claims; one sample has none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-BANDS = ("interval", "range")
+BANDS = ("interval", "range", "none")
 MIDDLES = {"mean": np.mean, "median": np.median}
 
 
@@ -28,7 +28,7 @@ def curve(
     x: Any,
     samples: Any,
     *,
-    band: Literal["interval", "range"] = "interval",
+    band: Literal["interval", "range", "none"] = "interval",
     middle: Literal["mean", "median"] = "mean",
     **line: Any,
 ) -> None:
@@ -37,8 +37,8 @@ def curve(
     Args:
         ax, x: where to draw.
         samples: n numbers for each x; with n = 1 there is no band.
-        band: "interval" (of the mean) or "range".
-        middle: "mean" or "median"; a median has the range as its band.
+        band: "interval" (of the mean), "range" or "none".
+        middle: "mean" or "median"; a median has the range as its band, or none.
         line: keywords of `Axes.plot`, such as `style.method(name).line()`.
 
     Raises:
@@ -52,7 +52,7 @@ def curve(
     if (middle, band) == ("median", "interval"):
         raise ValueError("middle='median': the interval is the mean's; take band='range'")
     (drawn,) = ax.plot(x, MIDDLES[middle](samples, axis=1), **line)
-    if samples.shape[1] > 1:
+    if samples.shape[1] > 1 and band != "none":
         low, high = _interval(samples) if band == "interval" else (samples.min(1), samples.max(1))
         ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
 
@@ -115,6 +115,53 @@ def lines(
     for name, look in looks.items():
         rows = groups.get_group(name)
         ax.plot(rows[x], rows[y], **line, **look)
+
+
+def curves(
+    ax: "Axes",
+    table: "DataFrame",
+    x: str,
+    y: str,
+    by: str,
+    looks: Mapping[Any, Mapping[str, Any]],
+    *,
+    over: str = "seed",
+    band: Literal["interval", "range", "none"] = "interval",
+    **line: Any,
+) -> None:
+    """Draw a `curve` of a tidy table for each of `looks`: y against x where the column `by` has that name.
+
+    Args:
+        ax, table: where to draw, and what; a row for each x, name and sample.
+        x, y, by: columns: where, how high, and which curve.
+        looks: name to keywords of `Axes.plot`, such as `style.method(name).line()`.
+        over: the column that tells the samples apart.
+        band: as in `curve`.
+        line: keywords that all curves share, whatever their looks say.
+
+    Raises:
+        KeyError: for a name that the table does not have.
+    """
+    groups = table.groupby(by, sort=False)
+    for name, look in looks.items():
+        wide = groups.get_group(name).pivot(index=x, columns=over, values=y)
+        curve(ax, wide.index, wide, band=band, **{**look, **line})
+
+
+def paths(ax: "Axes", goals: Any, paths: Any, colours: Iterable[str], behind: Any) -> None:
+    """Draw paths in the plane, each with a star of its colour where it should lead.
+
+    Args:
+        ax: where to draw.
+        goals: `(n, 2)`.
+        paths: `(n, steps, 2)`.
+        colours: n of them, or more.
+        behind: `(n, steps, 2)`, paths to compare with, in grey.
+    """
+    for goal, path, other, colour in zip(goals, paths, behind, colours, strict=False):
+        ax.plot(*np.asarray(other).T, color="0.75", lw=0.8, zorder=0)
+        ax.plot(*np.asarray(path).T, color=colour, lw=1.2)
+        ax.plot(*np.asarray(goal), marker="*", color=colour, ms=9, mec="k", mew=0.4)
 
 
 def powers(ax: "Axes", heights: Mapping[int, float]) -> None:

@@ -1,5 +1,6 @@
 """How fast policies train and bodies move here: wall time, since several threads are the point."""
 
+import statistics
 import time
 from typing import Any
 
@@ -43,6 +44,25 @@ def iteration_seconds(
     finally:
         torch.set_num_threads(before)
     return found[1:] or found
+
+
+def fastest_iterations(learner: MetaPolicy, meta_batch: int, stream: torch.Generator) -> list[float]:
+    """Return the times of iterations on one thread or on all of torch's, whichever has the smaller median.
+
+    On a busy machine several threads wait for each other. Arguments as in `iteration_seconds`.
+    """
+    found = [
+        iteration_seconds(learner, meta_batch, stream, threads=threads) for threads in {1, torch.get_num_threads()}
+    ]
+    return min(found, key=statistics.median)
+
+
+def body_speeds(environment: Any, single: Any, stream: torch.Generator) -> dict[str, float]:
+    """Return the steps of single bodies a second, in batches of 200 and for one Gymnasium environment by itself."""
+    return {
+        "bodies in batches; steps a second": steps_per_second(environment, 200, 50, stream),
+        "a body in Gymnasium; steps a second": gymnasium_steps_per_second(single, 1000),
+    }
 
 
 def steps_per_second(environment: Any, bodies: int, steps: int, stream: torch.Generator) -> float:

@@ -34,22 +34,22 @@
 # ## 1 Setup
 
 # %%
-import statistics
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 
 import ctml
-from ctml import trees
 from ctml.agreement import relative_error
 from ctml.companion import Study, choose, plots, style
 from ctml.flows.tableaus import EULER, rk2
-from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, objective, outer_step, rollout
-from ctml.rl.speed import gymnasium_steps_per_second, iteration_seconds, steps_per_second
+from ctml.rl import TRPO, GaussianPolicy, MetaPolicy, Navigation, meta_train_policy, objective, outer_step
+from ctml.rl.paths import mean_paths
+from ctml.rl.speed import body_speeds, fastest_iterations
 from ctml.rl.trpo import gradient_of_surrogate
 
 try:
@@ -114,13 +114,9 @@ SHORT_BODY = replace(BODY, tasks=8, trajectories=10, horizon=100, iterations=100
 TINY_BODY = replace(SHORT_BODY, a2=("1",), seeds=1, hidden=8, tasks=2, trajectories=2, horizon=3, iterations=2)
 SHORT_NAVIGATION = replace(NAVIGATION, hidden=32, trajectories=10, iterations=40)
 TINY_NAVIGATION = replace(SHORT_NAVIGATION, seeds=1, hidden=8, tasks=2, trajectories=2, horizon=5, iterations=1)
-PRESETS = {
-    "paper": PAPER,
-    "quick": replace(PAPER, navigation=SHORT_NAVIGATION, bodies={"half_cheetah": SHORT_BODY}, order="first"),
-    "smoke": Config(
-        navigation=TINY_NAVIGATION, bodies={"half_cheetah": TINY_BODY}, order="first", seeds=2, test_tasks=2
-    ),
-}
+SHORT = replace(PAPER, navigation=SHORT_NAVIGATION, bodies={"half_cheetah": SHORT_BODY}, order="first")
+TINY = replace(SHORT, navigation=TINY_NAVIGATION, bodies={"half_cheetah": TINY_BODY}, seeds=2, test_tasks=2)
+PRESETS = {"paper": PAPER, "quick": SHORT, "smoke": TINY}
 config = choose(PRESETS, PRESET, seeds=seeds, order=order)
 study = Study("rk_maml", "04_reinforcement", PRESET, asdict(config))
 BODIES = config.bodies if Locomotion is not None else {}
@@ -172,14 +168,13 @@ stream = ctml.generator(0, "check")
 goals = check.environment.sample(config.navigation.tasks, stream)
 stages = check.collect(goals, stream)
 _, surrogate_gradient = gradient_of_surrogate(objective(check, stages), check.theta)
-by_stage = []
-for point, seen in zip(check.stage_points(check.theta, stages), stages.experience, strict=True):
+expected = torch.zeros_like(check.theta)
+for weight, point, seen in zip((0.25, 0.75), check.stage_points(check.theta, stages), stages.experience, strict=True):
     # REINFORCE written out at the stage's own parameters, task by task in one call
     leaf = {k: v.detach().requires_grad_() for k, v in point.items()}
     log_prob = torch.func.functional_call(check.policy, leaf, (seen.observations,)).log_prob(seen.actions)
     gradients = torch.autograd.grad(-(log_prob * seen.advantages * seen.share).sum(), list(leaf.values()))
-    by_stage.append(torch.cat([g.mean(0).flatten() for g in gradients]))
-expected = 0.25 * by_stage[0] + 0.75 * by_stage[1]
+    expected += weight * torch.cat([g.mean(0).flatten() for g in gradients])
 taken, _ = outer_step(check, goals, TRPO(config.navigation.delta), stream)
 apart = relative_error(surrogate_gradient, expected)
 print(f"surrogate's gradient against the weighted policy gradients: {apart:.1e}")
@@ -208,47 +203,35 @@ def train(place: str, a2: str, seed: int, checkpoint: Path) -> dict:
     return {"history": history.returns, "tested": tested.tolist(), "theta": method.theta}
 
 
-runs = [{"place": "navigation", "a2": a2, "seed": s} for a2 in config.navigation.a2 for s in range(config.seeds)]
-runs += [
-    {"place": place, "a2": a2, "seed": s}
-    for place, recipe in BODIES.items()
-    for a2 in recipe.a2
-    for s in range(recipe.seeds)
-]
+recipes = {"navigation": replace(config.navigation, seeds=config.seeds), **BODIES}
+runs = [{"place": p, "a2": a2, "seed": s} for p, r in recipes.items() for a2 in r.a2 for s in range(r.seeds)]
 for place, recipe in BODIES.items():
     study.data(f"mujoco/{place.split()[0]} {recipe.goal}")
 results = study.map(train, runs)
 
 # %%
-table = pd.DataFrame(
-    {**run, "adaptation_steps": step, "return": value}
-    for run, result in zip(runs, results, strict=True)
-    for step, value in enumerate(result["tested"])
-)
-study.table(table, "test_returns")
-curves = pd.DataFrame(
-    {**run, "iteration": i, "before": r[0], "after": r[-1]}
-    for run, result in zip(runs, results, strict=True)
-    for i, r in enumerate(result["history"])
-)
-study.table(curves, "learning_curves")
+done = list(zip(runs, results, strict=True))
+tested = [{**run, "adaptation_steps": k, "return": r} for run, found in done for k, r in enumerate(found["tested"])]
+table = study.table(pd.DataFrame(tested), "test_returns")
+stages = [(run, i, r) for run, found in done for i, r in enumerate(found["history"])]
+trained = [{**run, "iteration": i, "before": r[0], "after": r[-1]} for run, i, r in stages]
+curves = study.table(pd.DataFrame(trained), "learning_curves")
 means = table.groupby(["place", "a2", "adaptation_steps"], sort=False)["return"]
 means.agg(lambda r: str(ctml.interval(r.tolist()))).unstack()
 
+# %% [markdown]
+# Finn et al. 2017 report −40.41, −11.68, −3.33, −3.23 for MAML after 0 to 3 steps; the paper's own curves were not seen.
+
 # %%
-last_look = "fo_maml" if config.order == "first" else "maml"
-STYLES = {"0": "joint", "1/2": "rk2_half", "3/4": "rk2_three_quarters", "1": last_look}
-navigation = table[table.place == "navigation"]
+names = ("joint", "rk2_half", "rk2_three_quarters", "fo_maml" if config.order == "first" else "maml")
+looks = {a2: style.method(name).line() for a2, name in zip(NAVIGATION.a2, names, strict=True)}
 environment = Navigation(config.navigation.horizon)
 test_goals = environment.sample(config.test_tasks, ctml.generator(0, "test goals"))
-ceiling = float(environment.best_return(test_goals).mean())
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE)
-for a2, name in STYLES.items():
-    mine = navigation[navigation.a2 == a2].pivot(index="adaptation_steps", columns="seed", values="return")
-    plots.curve(left, mine.index, mine, band="range", **style.method(name).line())
-    by_iteration = curves[(curves.place == "navigation") & (curves.a2 == a2)].groupby("iteration").after.mean()
-    right.plot(-by_iteration, **style.method(name).line(marker=""))
-left.axhline(ceiling, color="0.5", lw=0.8, ls=":")
+plots.curves(left, table[table.place == "navigation"], "adaptation_steps", "return", "a2", looks, band="range")
+left.axhline(float(environment.best_return(test_goals).mean()), color="0.5", lw=0.8, ls=":")
+costs = curves[curves.place == "navigation"].assign(cost=lambda c: -c.after)
+plots.curves(right, costs, "iteration", "cost", "a2", looks, band="none", marker="")
 left.set(xlabel="policy-gradient steps", ylabel="mean return", xticks=range(4), title="navigation, test goals")
 right.set(xlabel="meta-iteration", ylabel="−return at the last stage", yscale="log", title="while meta-training")
 left.legend(fontsize=7, loc="lower right")
@@ -258,55 +241,47 @@ study.figure(
     "navigation",
     f"2-D navigation, {config.seeds} seeds, {r.iterations} meta-iterations of {r.tasks} tasks × {r.trajectories} trajectories, layers of {r.hidden}, {config.order} order. Left: mean return on "
     f"{config.test_tasks} test goals before and after policy-gradient steps (α, then α/2), band: least to greatest seed; dotted: a policy that knows the goal. Right: "
-    "minus the return at the last stage (after adaptation; for joint training before), mean of the seeds. Finn et al. 2017 report −40.41, −11.68, −3.33, −3.23 for MAML after 0 to 3 steps; the paper's own curves were not seen.",
+    "minus the return at the last stage (after adaptation; for joint training before), mean of the seeds.",
 )
 
+# %% [markdown]
+# The policy never sees the goal: only its adaptation can know where to go. Finn et al. show such paths for MAML in their Figure 4.
+
 # %%
-fig, axes = plt.subplots(1, len(STYLES), figsize=(8.4, 2.5), sharex=True, sharey=True)
-colours = list(style.COLOURS.values())[:5]
-for ax, (a2, name) in zip(axes, STYLES.items(), strict=True):
+fig, axes = plt.subplots(1, len(looks), figsize=(8.4, 2.5), sharex=True, sharey=True)
+shown = test_goals[:5]
+for ax, (a2, look) in zip(axes, looks.items(), strict=True):
     method = make_method("navigation", config.navigation, a2, 0, config.order)
     method.load(results[runs.index({"place": "navigation", "a2": a2, "seed": 0})]["theta"])
-    stream, shown = ctml.generator(1, "picture"), test_goals[: len(colours)]
-    params = trees.expand(dict(method.policy.named_parameters()), len(shown))
-    adapted = method.adapt(shown, [config.navigation.inner_lr], stream)
-    paths = (rollout(environment, method.policy, p, shown, 20, stream) for p in (adapted, params))
-    after, before = (path.observations.mean(1) for path in paths)
-    for goal, path, first, colour in zip(shown, after, before, colours, strict=False):
-        ax.plot(*first.T, color="0.75", lw=0.8, zorder=0)
-        ax.plot(*path.T, color=colour, lw=1.2)
-        ax.plot(*goal, marker="*", color=colour, ms=9, mec="k", mew=0.4)
-    ax.set(title=style.method(name).label, xlim=(-0.9, 0.9), ylim=(-0.9, 0.9), aspect="equal", xlabel="x")
+    before, after = mean_paths(method, shown, [config.navigation.inner_lr], 20, ctml.generator(1, "picture"))
+    plots.paths(ax, shown, after, style.COLOURS.values(), behind=before)
+    ax.set(title=look["label"], xlim=(-0.9, 0.9), ylim=(-0.9, 0.9), aspect="equal", xlabel="x")
 axes[0].set(ylabel="y")
 study.figure(
     fig,
     "paths",
-    f"Mean of 20 trajectories after one adaptation step (coloured; their goal a star of the same colour) and before (grey) for {len(colours)} test goals, seed 0. The policy never "
-    "sees the goal: only its adaptation can know where to go. Ours; Finn et al. show such paths for MAML in their Figure 4.",
+    f"Mean of 20 trajectories after one adaptation step (coloured; their goal a star of the same colour) and before (grey) for {len(shown)} test goals, seed 0.",
 )
+
+# %% [markdown]
+# Finn et al. 2017 train for 500 iterations with 40 tasks × 20 × 200 steps and reach 293 after one step (half-cheetah, direction). A short run can
+# only show that the curve rises, and the seeds differ widely.
 
 # %%
 if BODIES:
     fig, axes = plt.subplots(1, len(BODIES), figsize=(4.2 * len(BODIES), 3.0), squeeze=False)
     for ax, (place, recipe) in zip(axes[0], BODIES.items(), strict=True):
-        for a2 in recipe.a2:
-            method = style.method(STYLES[a2])
-            mine = curves[(curves.place == place) & (curves.a2 == a2)]
-            before, after = (mine.pivot(index="iteration", columns="seed", values=c) for c in ("before", "after"))
-            dotted = {"lw": 1, "linestyle": ":", "label": f"{method.label}, before adaptation"}
-            ax.plot(before.mean(axis=1), **method.line(marker="", **dotted))
-            solid = {"linestyle": "-", "label": f"{method.label}, after one step"}
-            plots.curve(ax, after.index, after, band="range", **method.line(marker="", **solid))
-        body = place.split()[0].replace("_", "-")
-        ax.set(xlabel="meta-iteration", ylabel="mean return", title=f"{body}, {recipe.goal}")
+        rows, own = curves[curves.place == place], {a2: looks[a2] | {"marker": ""} for a2 in recipe.a2}
+        plots.curves(ax, rows, "iteration", "before", "a2", own, band="none", linestyle=":", lw=1, label="")
+        plots.curves(ax, rows, "iteration", "after", "a2", own, band="range", linestyle="-")
+        ax.set(xlabel="meta-iteration", ylabel="return", title=f"{place.split()[0]}, {recipe.goal}".replace("_", "-"))
         ax.legend(fontsize=7)
     r = next(iter(BODIES.values()))
     study.figure(
         fig,
         "locomotion",
-        f"Mean return of the training tasks before and after one adaptation step, by meta-iteration: {r.iterations} iterations of {r.tasks} tasks × {r.trajectories} trajectories × "
-        f"{r.horizon} steps, KL bound {r.delta}; mean of {r.seeds} seeds, band: least to greatest. Finn et al. 2017 train for 500 iterations with 40 tasks × 20 × 200 steps and reach 293 after one step (half-cheetah, direction); "
-        "a short run can only show that the curve rises, and the seeds differ widely. The paper's own curves were not seen.",
+        f"Mean return of the training tasks before (dotted) and after one adaptation step, by meta-iteration: {r.iterations} iterations of {r.tasks} tasks × {r.trajectories} trajectories × "
+        f"{r.horizon} steps, KL bound {r.delta}; mean of {r.seeds} seeds, band: least to greatest.",
     )
 
 # %% [markdown]
@@ -316,21 +291,18 @@ if BODIES:
 
 
 # %%
-def seconds(hidden: int, threads: int) -> list[float]:
+def seconds(hidden: int) -> list[float]:
     """Times of whole meta-iterations: two batches of trajectories, two policy gradients, ten curvature products, a line search."""
     recipe = config.navigation if PRESET == "smoke" else replace(NAVIGATION, hidden=hidden)
     method = make_method("navigation", recipe, "1", 0, "first")
-    return iteration_seconds(method, recipe.tasks, ctml.generator(0, "speed"), threads=threads)
+    return fastest_iterations(method, recipe.tasks, ctml.generator(0, "speed"))
 
 
-timed = {(h, n): seconds(h, n) for h in (32, 100) for n in sorted({1, torch.get_num_threads()})}
-name = "navigation, layers of {}, threads: {}; ms"
-speed = {name.format(*key): 1000 * statistics.median(found) for key, found in timed.items()}
+timed = {hidden: seconds(hidden) for hidden in (32, 100)}
+speed = {f"navigation, layers of {hidden}; ms": 1000 * np.median(found) for hidden, found in timed.items()}
 if BODIES:
-    fleet, unit = Locomotion("half_cheetah", "direction"), "steps a second"
-    speed[f"half-cheetah, batched; {unit}"] = steps_per_second(fleet, 200, 50, ctml.generator(0, "speed"))
-    single = gymnasium_body(fleet.body)
-    speed[f"half-cheetah, gymnasium, one at a time; {unit}"] = gymnasium_steps_per_second(single, 1000)
+    fleet = Locomotion("half_cheetah", "direction")
+    speed |= body_speeds(fleet, gymnasium_body(fleet.body), ctml.generator(0, "speed"))
 pd.Series(speed).round(0).to_frame("measured")
 
 # %% [markdown]
@@ -338,41 +310,34 @@ pd.Series(speed).round(0).to_frame("measured")
 
 
 # %%
-def gain(a2: str) -> torch.Tensor:
-    """Return after one step minus return before, by seed."""
-    by_seed = navigation[navigation.a2 == a2].pivot(index="seed", columns="adaptation_steps", values="return")
-    return torch.tensor((by_seed[1] - by_seed[0]).to_numpy())
+returns = table.pivot(index="seed", columns=["place", "a2", "adaptation_steps"], values="return")
 
 
-def one_step(place: str, a2: str) -> torch.Tensor:
-    chosen = table[(table.place == place) & (table.a2 == a2) & (table.adaptation_steps == 1)]
-    return torch.tensor(chosen.sort_values("seed")["return"].to_numpy())
+def one_step(place: str, a2: str) -> np.ndarray:
+    """Return after one step, by seed; another place may have more seeds."""
+    return returns[place, a2, 1].to_numpy()[: recipes[place].seeds]
 
 
-excess = {a2: gain(a2) - gain("0") for a2 in NAVIGATION.a2[1:]}
+gain = {a2: one_step("navigation", a2) - returns["navigation", a2, 0].to_numpy() for a2 in NAVIGATION.a2}
+excess = {a2: gain[a2] - gain["0"] for a2 in NAVIGATION.a2[1:]}
 by_a2 = {"half": excess["1/2"], "three_quarters": excess["3/4"], "one": excess["1"]}
-study.claim("rk_maml-b13", **by_a2, excess=torch.stack([e.mean() for e in excess.values()]))
+study.claim("rk_maml-b13", **by_a2, excess=[e.mean() for e in excess.values()])
 
 # %%
 ours = (one_step("navigation", "1/2") + one_step("navigation", "3/4")) / 2
 study.claim("rk_maml-b10-navigation", difference=ours - one_step("navigation", "1"))
 
+# %%
+study.claim("rk_maml-navigation-speed", seconds=timed[100])
 
 # %%
-def fastest(hidden: int) -> list[float]:
-    return min((found for (h, _), found in timed.items() if h == hidden), key=statistics.median)
-
-
-study.claim("rk_maml-navigation-speed", seconds=fastest(100))
-
-# %%
-study.claim("rk_maml-navigation-speed-32", seconds=fastest(32))
+study.claim("rk_maml-navigation-speed-32", seconds=timed[32])
 
 # %%
 cheetah = curves[curves.place.str.startswith("half_cheetah") & (curves.a2 == "1")]
-cheetah = cheetah.groupby("iteration").after.mean().to_numpy()
-tenth = max(2, len(cheetah) // 8)
-study.claim("rk_maml-cheetah-learns", early=cheetah[:tenth], late=cheetah[-tenth:])
+rising = cheetah.groupby("iteration").after.mean().to_numpy()
+eighth = max(2, len(rising) // 8)
+study.claim("rk_maml-cheetah-learns", early=rising[:eighth], late=rising[-eighth:])
 
 
 # %%

@@ -109,6 +109,44 @@ def test_lines_are_the_rows_of_a_tidy_table(ax) -> None:
         plots.lines(ax, table, "h", "error", "kind", {"c": {}})
 
 
+def seeds() -> pd.DataFrame:
+    """Return three seeds of SAMPLES' rows for "a" and twice that for "b", out of order."""
+    rows = [
+        {"who": who, "x": x, "seed": seed, "y": scale * SAMPLES[x, seed]}
+        for seed in (2, 0, 1)
+        for who, scale in (("a", 1), ("b", 2))
+        for x in (1, 0, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_curves_of_a_tidy_table_are_over_its_seeds(ax) -> None:
+    looks = {"b": style.method("anil").line(), "a": {"marker": "x"}}
+    plots.curves(ax, seeds(), "x", "y", "who", {"b": looks["b"]}, band="range", marker="")
+    assert ax.lines[0].get_xydata().tolist() == [pytest.approx([x, 2 * SAMPLES[x, :3].mean()]) for x in (0, 1, 2)]
+    assert band(ax) == pytest.approx(2 * np.array([[1, 6], [0.1, 0.5], [-1, 2]]))
+    assert ax.lines[0].get_color() == style.COLOURS["anil"] and not ax.lines[0].get_marker(), "shared keywords win"
+    plots.curves(ax, seeds(), "x", "y", "who", looks, band="none")
+    assert [line.get_label() for line in ax.lines[:2]] == ["ANIL", "ANIL"]
+    assert ax.lines[2].get_ydata() == pytest.approx(SAMPLES[:, :3].mean(1))
+    assert len(ax.collections) == 1, "without a band nothing is filled"
+    with pytest.raises(KeyError):
+        plots.curves(ax, seeds(), "x", "y", "who", {"c": {}})
+
+
+def test_paths_lead_to_stars_of_their_colour(ax) -> None:
+    paths = torch.tensor([[[0.0, 0.0], [1.0, 2.0]], [[0.0, 0.0], [-1.0, 0.5]]])
+    plots.paths(ax, torch.tensor([[1.0, 1.0], [-2.0, 0.0]]), paths, ["#112233", "#445566", "C5"], behind=paths / 2)
+    assert len(ax.lines) == 6
+    for k, colour in enumerate(["#112233", "#445566"]):
+        behind, path, star = ax.lines[3 * k : 3 * k + 3]
+        assert path.get_xydata().tolist() == paths[k].tolist()
+        assert behind.get_xydata().tolist() == (paths[k] / 2).tolist()
+        assert star.get_xydata().tolist() == [[[1.0, 1.0]], [[-2.0, 0.0]]][k]
+        assert path.get_color() == star.get_color() == colour != behind.get_color()
+        assert star.get_marker() == "*"
+
+
 def test_powers_have_the_slopes_that_they_name(ax) -> None:
     ax.plot([0.01, 0.1, 1.0], [1e-3, 1e-2, 1e-1])
     plots.powers(ax, {1: 0.5, 4: 1e-3})
