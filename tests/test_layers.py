@@ -38,7 +38,7 @@ BESIDE = LAYERS[-1]
 # The companion is one machine in four parts, and the files that they share. The parts of a line do not know each other.
 COMPANION = [
     {"files", "project", "style"},
-    {"manifest", "parameters", "pairing", "plots"},
+    {"manifest", "parameters", "pairing", "plots", "tables"},
     {"claims", "runs", "by_hand"},
     {"headless", "publish"},
     {"study"},

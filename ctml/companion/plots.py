@@ -1,11 +1,11 @@
-"""What several notebooks draw: curves with bands, an interval per method, lines of a tidy table, paths, landscapes.
+"""What several notebooks draw: curves with bands, histories, intervals of methods, lines of a table, paths, landscapes.
 
 Invariants:
     * The last axis of samples is what the spread is over (seeds or tasks); the caption says which.
     * An interval is Student's 95% interval of the mean, as in the rules of claims; one sample has none.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,6 +57,25 @@ def curve(
         ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
 
 
+def history(ax: "Axes", runs: Sequence[Sequence[tuple[int, float]]], **line: Any) -> None:
+    """Draw what runs recorded while they trained: their mean, in a band from least to greatest.
+
+    Args:
+        ax: where to draw.
+        runs: of each run its pairs (meta-step, value), as in `history.validation` or `history.watched["T"]`.
+        line: keywords of `Axes.plot`, such as `style.method(name).line()`.
+
+    Raises:
+        ValueError: if there are no runs, or they recorded at different steps.
+    """
+    steps = {tuple(step for step, _ in run) for run in runs}
+    if len(steps) != 1:
+        raise ValueError(
+            f"runs recorded at {len(steps)} different lists of steps: must be at one list, the same for all"
+        )
+    curve(ax, steps.pop(), [[run[i][1] for run in runs] for i in range(len(runs[0]))], band="range", **line)
+
+
 def interval_per_method(
     ax: "Axes",
     samples: Mapping[str, Any],
@@ -69,18 +88,20 @@ def interval_per_method(
 
     Args:
         ax: where to draw.
-        samples: method (a name of `style`) to its n numbers.
+        samples: method (a name of `style`) to its n numbers, or to k rows of them, `(k, n)`, such as seeds by tasks:
+            the mean is then over all, and the interval that of the rows' mean over the last axis.
         at: place of a method on the other axis, such as its cost; without it one after the other, named by ticks.
         horizontal: methods one below the other, bars along x.
-        each: every sample as a faint dot behind its mean.
+        each: every sample, or the mean of every row, as a faint dot behind the mean.
     """
     places = dict(zip(samples, range(len(samples)), strict=True)) if at is None else at
     for name, values in samples.items():
-        values, look = np.asarray(values, float).ravel(), style.method(name)
+        values, look = np.asarray(values, float), style.method(name)
+        spread, dotted = (values, values) if values.ndim == 1 else (values.mean(0), values.mean(1))
         mean, place = values.mean(), places[name]
-        half = interval(torch.tensor(values)).half_width if values.size > 1 else None
+        half = interval(torch.tensor(spread)).half_width if spread.size > 1 else None
         if each:
-            dots = (values, np.full(values.size, place))
+            dots = (dotted, np.full(dotted.size, place))
             ax.plot(*(dots if horizontal else dots[::-1]), "o", color=look.color, alpha=0.35, markersize=4)
         where = {"x": mean, "y": place, "xerr": half} if horizontal else {"x": place, "y": mean, "yerr": half}
         drawn: dict[str, Any] = where | look.line() | {"linestyle": ""}

@@ -93,6 +93,28 @@ def test_without_places_the_ticks_name_the_methods(ax) -> None:
     assert [d.get_xydata().tolist() for d in dots] == [[[0, 1], [0, 2]], [[1, 3], [1, 4]]]
 
 
+def test_rows_of_samples_share_one_interval_and_have_a_dot_each(ax) -> None:
+    seeds_by_tasks, one_seed = SAMPLES, SAMPLES[:1]
+    plots.interval_per_method(ax, {"maml": seeds_by_tasks, "anil": one_seed}, horizontal=True, each=True)
+    mean, _, (bar,) = ax.containers[0].lines
+    assert mean.get_xdata() == pytest.approx([SAMPLES.mean()])
+    over_tasks = stats.t.interval(0.95, 3, SAMPLES.mean(), stats.sem(SAMPLES.mean(0)))
+    assert bar.get_segments()[0][:, 0] == pytest.approx(over_tasks)
+    dots, dot = [line for line in ax.lines if line.get_alpha() == 0.35]
+    assert dots.get_xdata() == pytest.approx([3, 0.5, 1])
+    assert dot.get_xydata().tolist() == [[3, 1]]
+
+
+def test_a_history_is_the_mean_of_runs_between_least_and_greatest(ax) -> None:
+    runs = [[(0, 1.0), (1, 2.0), (2, 4.0)], [(0, 3.0), (1, 2.0), (2, 8.0)]]
+    plots.history(ax, runs, label="T")
+    assert ax.lines[0].get_xydata().tolist() == [[0, 2], [1, 2], [2, 6]]
+    assert band(ax) == pytest.approx(np.array([[1, 3], [2, 2], [4, 8]]))
+    for wrong in ([], [runs[0], runs[1][:2]]):
+        with pytest.raises(ValueError, match="different lists of steps"):
+            plots.history(ax, wrong)
+
+
 def test_lines_are_the_rows_of_a_tidy_table(ax) -> None:
     table = pd.DataFrame(
         {"kind": list("aabbaa"), "who": list("xxxxyy"), "h": [1, 2, 1, 2, 1, 2], "error": [5, 6, 7, 8, 9, 10]}
