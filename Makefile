@@ -51,10 +51,10 @@ $(READY): pyproject.toml environment.yml
 	$(CONDA) $(if $(filter micromamba,$(CONDA)),,env) $$verb $(if $(filter micromamba,$(CONDA)),--yes) --prefix ./.venv --file environment.yml
 .env-uv:
 	test -x $(PY) || uv venv --python '>=3.10' .venv
-	uv pip install --python $(PY) -e '.[notebooks,data,rl,test]'
+	uv pip install --python $(PY) -e '.[notebooks,data,rl,site,test]'
 .env-venv:
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet -e '.[notebooks,data,rl,test]'
+	@$(PY) -m pip install --quiet -e '.[notebooks,data,rl,site,test]'
 
 # ---- what to do ------------------------------------------------------------------------------------------------------
 .PHONY: help env reproduce smoke status list test lint lab data benchmark sync claims site clean

@@ -75,15 +75,10 @@ def claims_table(results: list[Published]) -> str:
 
 def claims_overview(results: list[Published]) -> str:
     """Return whose claims have which verdict, paper by paper, and the claims themselves folded away below it."""
-    papers: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        papers.setdefault(result.notebook.paper or result.notebook.name, []).extend(result.claims)
-    papers = {paper: claims for paper, claims in papers.items() if claims}
+    papers = _by_paper(results)
     if not papers:
         return "No claims yet."
-    every = [claim for claims in papers.values() for claim in claims]
-    counts = [_counts(f"`{paper}`", claims) for paper, claims in papers.items()]
-    parts = [_headline(every), _table(["", *VERDICTS], [*counts, _counts("**all**", every)])]
+    parts = [headline([claim for claims in papers.values() for claim in claims]), counts_table(results)]
     for paper, claims in papers.items():
         rows = [[f"`{c['id']}`", c["says"], _origin(c), c["measured"], _verdict(c)] for c in claims]
         table = _table(["claim", "statement", "stated by", "measured here", "verdict"], rows)
@@ -91,16 +86,32 @@ def claims_overview(results: list[Published]) -> str:
     return "\n\n".join(parts)
 
 
+def counts_table(results: list[Published]) -> str:
+    """Return how many claims of each paper have which verdict as a Markdown table."""
+    papers = _by_paper(results)
+    counts = [_counts(f"`{paper}`", claims) for paper, claims in papers.items()]
+    every = [claim for claims in papers.values() for claim in claims]
+    return _table(["", *VERDICTS], [*counts, _counts("**all**", every)])
+
+
+def _by_paper(results: list[Published]) -> dict[str, list[dict[str, Any]]]:
+    papers: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        papers.setdefault(result.notebook.paper or result.notebook.name, []).extend(result.claims)
+    return {paper: claims for paper, claims in papers.items() if claims}
+
+
 def _counts(name: str, claims: list[dict[str, Any]]) -> list[str]:
     return [name, *(str(sum(c["verdict"] == verdict for c in claims)) for verdict in VERDICTS)]
 
 
-def _headline(claims: list[dict[str, Any]]) -> str:
+def headline(claims: list[dict[str, Any]]) -> str:
     """Say whose statements were judged and how: what a paper states apart from what was derived or aimed at here."""
 
     def of(words: str, *sources: str) -> str:
         chosen = [c for c in claims if c["source"] in sources]
         kinds = [(v, sum(c["verdict"] == v for c in chosen)) for v in VERDICTS]
+        words = words if len(chosen) != 1 else words.replace("are ", "is ", 1).replace("aims", "an aim")
         return f"{len(chosen)} {words} ({', '.join(f'{n} {verdict}' for verdict, n in kinds if n)})"
 
     groups = (
@@ -110,7 +121,8 @@ def _headline(claims: list[dict[str, Any]]) -> str:
         ("are aims of our own", "ours"),
     )
     present = {c["source"] for c in claims}
-    return f"Of {len(claims)} claims, {'; '.join(of(w, source) for w, source in groups if source in present)}."
+    said = "; ".join(of(words, source) for words, source in groups if source in present)
+    return f"Of {len(claims)} claim{'s' * (len(claims) != 1)}, {said}."
 
 
 def cost_table(results: list[Published]) -> str:

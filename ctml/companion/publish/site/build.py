@@ -1,0 +1,52 @@
+"""Write the source folder below `.build/site-source` and let Sphinx make the site of it."""
+
+import shutil
+from pathlib import Path
+
+from ctml.companion.files import write_atomically
+from ctml.companion.project import Project, Refusal
+from ctml.companion.publish.site import api, pages
+from ctml.companion.publish.site.claims import claims_page
+from ctml.companion.publish.site.gallery import gallery_page, panels
+from ctml.companion.publish.site.notebooks import notebook_pages
+
+_HERE = Path(__file__).parent
+
+
+def build(project: Project, into: Path | None = None) -> Path:
+    """Build the site in the folder `site` of `.build`, or of another folder, and return its first page.
+
+    Raises:
+        Refusal: when Sphinx has anything to complain of; its words stand on the error stream.
+    """
+    from sphinx.cmd.build import main as sphinx  # an extra of its own: the other commands work without it
+
+    source, site, memory = ((into or project.build) / name for name in ("site-source", "site", "site-doctrees"))
+    for folder in (source, site, memory):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_source(project, source)
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-c", str(_HERE), "-d", str(memory)]
+    if sphinx([*options, str(source), str(site)]):
+        raise Refusal(f"the site in {site} has the faults named above.")
+    return site / "index.html"
+
+
+def write_source(project: Project, source: Path) -> None:
+    """Write what Sphinx reads: executed notebooks, their figures, and a page for everything around them."""
+    made = notebook_pages(project)
+    for page in made:
+        write_atomically(source / f"{page.name}.ipynb", page.text.encode())
+        shutil.copytree(page.result.folder / "figures", source / page.name / "figures", dirs_exist_ok=True)
+    written = {
+        "index": pages.index(project, made),
+        "claims": claims_page(made),
+        "gallery": gallery_page(made),
+        "bibliography": (_HERE / "pages" / "bibliography.md").read_text(encoding="utf-8"),
+        **pages.papers(project, made),
+        **pages.how_to(project),
+        **api.pages(project.root),
+    }
+    for name, text in written.items():
+        write_atomically(source / f"{name}.md", text.encode())
+    for name, picture in panels(made).items():
+        write_atomically(source / name, picture)
