@@ -40,7 +40,7 @@ def test_the_readme_counts_verdicts_and_folds_the_claims(project: Project) -> No
     (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
     page = readme_page(project)
     assert "| `demo` | 0 | 1 | 0 | 0 | 0 | 0 |" in page and "| **all** | 0 | 1 | 0 | 0 | 0 | 0 |" in page
-    assert "Of 1 claims, 1 are stated by the papers (1 same trend)." in page
+    assert "Of 1 claim, 1 is stated by the papers (1 same trend)." in page
     assert "<details><summary>demo: 1 claims</summary>" in page
 
 

@@ -20,6 +20,7 @@ from ctml.companion.publish.site.typeset import typeset
 CAPTION = 'An "error" $e_i$ over [seeds].'
 EQUATION = r"$$\frac{d\mathcal L}{dT}=-\Bigl\langle\nabla_W,\mathbb 1\Bigr\rangle\quad(13)$$"
 VERDICT = "**reproduced**: s *(Figure 1; `demo-f1`)* Rule: `max(error) <= 1`. Measured: error 0.1."
+pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of the theme, about the next Sphinx
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path: apt install chromium")
 
 
@@ -80,7 +81,7 @@ def test_the_site_of_a_small_project(site: Path) -> None:
     assert 'href="quick/demo/01_line.html"' in index and "in code." in index and "How" not in index
     assert 'href="quick/demo/01_line.html#demo-f1"' in claims and "O(δ<sup>2/3</sup>) &lt; 1" in claims
     assert '<a id="demo-f1"></a>' in notebook and notebook.count("An &quot;error&quot;") == 1
-    assert "it <em>is</em> small." in (site / "papers" / "demo.html").read_text()
+    assert "It <em>is</em> small." in (site / "papers" / "demo.html").read_text()
     assert "One folder a class" in (site / "your_images.html").read_text()
     assert "commit <code" in notebook and "seed 3" in notebook and "glyphs/test" in notebook
     folded, shown = (notebook.index(words) for words in ("tag_hide-input", "gradient"))
