@@ -64,7 +64,8 @@ def project(root: Path) -> Project:
     (root / "README.md").write_text(
         "# All of it\n\nIn short.\n\n![a](results/quick/demo/01_line/figures/errors.svg)\n\n"
         "See [run](results/quick/demo/01_line/01_line.ipynb) in [code](notebooks/demo).\n\n"
-        "## How\n\n*Your own images* one folder a class.\n\n*Other* not here\n"
+        "## How\n\n*Your own images* one folder a class, as in [the line](notebooks/demo/01_line.py).\n\n"
+        "*Other* not here\n"
     )
     return Project(root)
 
@@ -75,14 +76,17 @@ def site(project: Project) -> Path:
 
 
 def test_the_site_of_a_small_project(site: Path) -> None:
-    index, claims = ((site / f"{name}.html").read_text() for name in ("index", "claims"))
+    index, claims, images = ((site / f"{name}.html").read_text() for name in ("index", "claims", "your_images"))
     notebook = (site / "quick" / "demo" / "01_line.html").read_text()
     assert "In short." in index and "Of 1 claim, 1 is stated by the papers (1 reproduced)" in index
     assert 'href="quick/demo/01_line.html"' in index and "in code." in index and "How" not in index
     assert 'href="quick/demo/01_line.html#demo-f1"' in claims and "O(δ<sup>2/3</sup>) &lt; 1" in claims
     assert '<a id="demo-f1"></a>' in notebook and notebook.count("An &quot;error&quot;") == 1
     assert "It <em>is</em> small." in (site / "papers" / "demo.html").read_text()
-    assert "One folder a class" in (site / "your_images.html").read_text()
+    assert (
+        "One folder a class" in images
+        and 'href="quick/demo/01_line.html"' in images.split("</article>")[0].split("<article")[1]
+    )
     assert "commit <code" in notebook and "seed 3" in notebook and "glyphs/test" in notebook
     folded, shown = (notebook.index(words) for words in ("tag_hide-input", "gradient"))
     assert shown < folded and notebook.count("tag_hide-input") == 1

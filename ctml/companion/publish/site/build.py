@@ -17,9 +17,12 @@ def build(project: Project, into: Path | None = None) -> Path:
     """Build the site in the folder `site` of `.build`, or of another folder, and return its first page.
 
     Raises:
-        Refusal: when Sphinx has anything to complain of; its words stand on the error stream.
+        Refusal: when Sphinx is not installed, or has anything to complain of; its words stand on the error stream.
     """
-    from sphinx.cmd.build import main as sphinx  # an extra of its own: the other commands work without it
+    try:
+        from sphinx.cmd.build import main as sphinx  # an extra of its own: the other commands work without it
+    except ModuleNotFoundError as error:
+        raise Refusal(f"the site needs {error.name}: pip install -e '.[notebooks,site]'") from error
 
     source, site, memory = ((into or project.build) / name for name in ("site-source", "site", "site-doctrees"))
     for folder in (source, site, memory):
@@ -43,7 +46,7 @@ def write_source(project: Project, source: Path) -> None:
         "gallery": gallery_page(made),
         "bibliography": (_HERE / "pages" / "bibliography.md").read_text(encoding="utf-8"),
         **pages.papers(project, made),
-        **pages.how_to(project),
+        **pages.how_to(project, made),
         **api.pages(project.root),
     }
     for name, text in written.items():

@@ -30,7 +30,7 @@ def index(project: Project, made: list[Page]) -> str:
     """Return the first page: the README's opening, whose claims have which verdict, and the way to everything else."""
     title, opening = _opening(_readme(project))
     papers = list(dict.fromkeys(page.result.notebook.paper for page in made))
-    parts = [f"# {title}", _links_on_site(opening, {page.name for page in made})]
+    parts = [f"# {title}", _links_on_site(opening, [page.name for page in made])]
     for preset in dict.fromkeys(page.result.preset for page in made):
         results = [page.result for page in made if page.result.preset == preset]
         claims = [claim for result in results for claim in result.claims]
@@ -82,15 +82,15 @@ def how_to_from_readme(project: Project) -> list[str]:
     return [name for name, (_, start) in _HOW_TO.items() if f"\n{start}" in _readme(project)]
 
 
-def how_to(project: Project) -> dict[str, str]:
+def how_to(project: Project, made: list[Page]) -> dict[str, str]:
     """Return the pages that say how to add a notebook, images and a learner; the last two in the README's own words."""
-    made = {"your_notebook": (_HERE / "pages" / "your_notebook.md").read_text(encoding="utf-8")}
+    shown = {"your_notebook": (_HERE / "pages" / "your_notebook.md").read_text(encoding="utf-8")}
     for name in how_to_from_readme(project):
         title, start = _HOW_TO[name]
         paragraph = _readme(project).partition(f"\n{start}")[2]
         paragraph = re.split(r"\n(?=\*[A-Z][\w ]+\* |## )", paragraph, maxsplit=1)[0].strip()
-        made[name] = f"# {title}\n\n{_links_on_site(_sentence(paragraph), set())}\n"
-    return made
+        shown[name] = f"# {title}\n\n{_links_on_site(_sentence(paragraph), [page.name for page in made])}\n"
+    return shown
 
 
 def _sentence(text: str) -> str:
@@ -107,15 +107,17 @@ def _opening(readme: str) -> tuple[str, str]:
     return title.lstrip("# "), rest.partition("\n## ")[0]
 
 
-def _links_on_site(text: str, names: set[str]) -> str:
+def _links_on_site(text: str, names: list[str]) -> str:
     """Return the text with its links to results leading to pages; of a link into the checkout only the words stay."""
 
     def link(match: re.Match[str]) -> str:
         mark, words, target = match.groups()
-        page = re.fullmatch(r"results/(.+)/[^/]+\.ipynb", target)
+        executed = re.fullmatch(r"results/(.+)/[^/]+\.ipynb", target)
+        source = re.fullmatch(r"notebooks/(.+)\.py", target)
         figure = re.fullmatch(r"results/(.+)/(figures/[^/]+)", target)
-        if page and page[1] in names:
-            return f"[{words}](/{page[1]}.ipynb)"
+        for name in names:
+            if (executed and executed[1] == name) or (source and name.partition("/")[2] == source[1]):
+                return f"[{words}](/{name}.ipynb)"
         if mark:
             return f"![{words}](/{figure[1]}/{figure[2]})" if figure and figure[1] in names else ""
         return match[0] if target.startswith("http") else words

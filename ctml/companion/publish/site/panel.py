@@ -32,7 +32,8 @@ def first_panel(drawing: str) -> str:
     if size is None or len(found) < 2 or found[0] is None:
         return drawing
     first, others = found[0], [axes for axes in found[1:] if axes is not None]
-    width, height = float(size[1]), float(size[2])
+    lowest = max([first.bottom, *(y for _, y in first.words)]) + _LINE  # a legend below all panels is left out
+    width, height = float(size[1]), min(float(size[2]), lowest)
     for axes in others:
         if axes.left >= first.right:
             width = min(width, max(first.right + 2, min([axes.left, *(x for x, _ in axes.words)]) - _LINE))
