@@ -112,10 +112,8 @@ class EulerAdjoint(Backward):
         features = torch.cat([features, features.new_ones(*features.shape[:2], 1)], dim=-1)
         W_0 = torch.cat([head["weight"], head["bias"][:, None]], dim=1)
         self._refuse_another_loss(learner, (features @ W_0.mT).detach(), support.y)
-        horizon, solver = (
-            features.new_tensor(learner.inner_lr * learner.inner_steps),
-            FixedSteps(learner.inner_steps, EULER),
-        )
+        horizon = features.new_tensor(learner.inner_lr * learner.inner_steps)
+        solver = FixedSteps(learner.inner_steps, EULER)
         W = adapt_head(features, support.y, W_0, horizon, loss=self.inner_loss, solver=solver)
         return {"weight": W[..., :-1], "bias": W[..., -1]}
 

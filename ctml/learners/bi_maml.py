@@ -5,8 +5,7 @@
 
 The outer optimiser is handed G in both phases and keeps its state over the switch, which happens once, after the
 meta-step at which a rule first holds. That the phases are told apart by gradient norms is the paper's idea; the exact
-rules here are ours. Not to be confused with Balanced
-Incremental MAML (also called BI-MAML).
+rules here are ours. Not to be confused with Balanced Incremental MAML (also called BI-MAML).
 """
 
 from dataclasses import dataclass

@@ -149,9 +149,8 @@ class ProximalLearner(GradientLearner):
     def adapt(self, support: Examples) -> Params:
         """Return phi_0, without a graph."""
         loss = self.loss_on(support)
-        unperturbed = LossFunctions(
-            loss, query=loss, n_tasks=len(support.x)
-        )  # nu = 0: the query loss is never asked for
+        # nu = 0: the query loss is never asked for
+        unperturbed = LossFunctions(loss, query=loss, n_tasks=len(support.x))
         return self.as_params(solve_inner(unperturbed, self.theta(), len(support.x), self.lam, self.solver).phi)
 
     def with_inner_steps(self, inner_steps: int) -> "ProximalLearner":

@@ -1,7 +1,6 @@
 """The command line from end to end on a small checkout: what it runs, where results go, what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
