@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # ---- dials -----------------------------------------------------------------------------------------------------------
-PRESET ?= quick# smoke, quick or paper
+PRESET ?= quick# smoke, quick, long or paper
 NB ?=#           notebooks: names, folders or patterns; empty: all
 JOBS ?= 1#       notebooks at once; the runs inside a notebook share the cores that are left
 SET ?=#          parameters to change: SET="ways=20 shots=5"
@@ -62,7 +62,7 @@ $(READY): pyproject.toml environment.yml
 help: ## this list
 	@echo "make <target> [DIAL=value ...]"; echo
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo; echo "  PRESET=quick|paper|smoke  NB=side_by_side/01_omniglot  JOBS=2  SET=\"ways=20\"  CTML_DATA=folder  CTML_DASK=tcp://host:port"
+	@echo; echo "  PRESET=quick|long|paper|smoke  NB=side_by_side/01_omniglot  JOBS=2  SET=\"ways=20\"  CTML_DATA=folder  CTML_DASK=tcp://host:port"
 
 env: $(READY) ## build the environment in .venv (the others do it when it is missing or out of date)
 

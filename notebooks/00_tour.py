@@ -23,6 +23,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 1 |
+# | `long` | 2 cores, as `paper` | 30 |
 # | `paper` | as `quick`, 70,000 meta-steps as in Finn et al. | 30 |
 
 # %% [markdown]
@@ -74,7 +75,7 @@ class Config:
 
 PAPER = Config()
 SMOKE = replace(PAPER, meta_steps=20, test_tasks=20)
-PRESETS = {"paper": PAPER, "quick": replace(PAPER, meta_steps=3000), "smoke": SMOKE}
+PRESETS = {"paper": PAPER, "long": PAPER, "quick": replace(PAPER, meta_steps=3000), "smoke": SMOKE}
 config = choose(PRESETS, PRESET, meta_steps=meta_steps)
 study = Study("", "00_tour", PRESET, asdict(config))
 

@@ -13,7 +13,7 @@ import pytest
 
 from ctml.companion.claims import read_claims
 from ctml.companion.parameters import read_parameters
-from ctml.companion.project import Notebook, Project
+from ctml.companion.project import PRESETS, Notebook, Project
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = Project(ROOT).notebooks()
@@ -71,6 +71,14 @@ def test_its_form_is_that_of_the_design(notebook: Notebook) -> None:
     assert len(written) <= CODE_LINES, "what several notebooks need moves to ctml"
     for cell in code:
         ast.parse(cell)  # no magics, no shell
+
+
+@each_notebook
+def test_it_has_every_preset(notebook: Notebook) -> None:
+    nodes = ast.walk(ast.parse(notebook.source.read_text(encoding="utf-8")))
+    assigned = [n for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "PRESETS"]
+    (keys,) = [{ast.literal_eval(k) for k in n.value.keys if k} for n in assigned if isinstance(n.value, ast.Dict)]
+    assert keys == set(PRESETS)
 
 
 @each_notebook

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-PRESETS = ("smoke", "quick", "paper")
+PRESETS = ("smoke", "quick", "long", "paper")
 
 
 class Refusal(Exception):

@@ -218,11 +218,11 @@ class _Bar:
         self.bar = None if self.order else tqdm(total=self.total, desc=self.what, leave=False)
         return self
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, left: float | None) -> None:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         elif self.order:
-            self.order.tell(runs=[self.what, done, total])
+            self.order.tell(runs=[self.what, done, total], until=None if left is None else time.time() + left)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

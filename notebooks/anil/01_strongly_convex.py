@@ -28,6 +28,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 1 |
+# | `long` | 2 cores, as `paper` | 5 |
 # | `paper` | as `quick`, more points, starts and iterations | 5 |
 
 # %% [markdown]
@@ -78,6 +79,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": PAPER,
     "quick": replace(PAPER, points=40, instances=3),
     "smoke": replace(PAPER, points=3, instances=1, outer_steps=5),
 }

@@ -27,6 +27,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 1 |
+# | `long` | 2 cores, as `paper` with fewer points | about 5 |
 # | `paper` | as `quick`, more points, starts and iterations | 5 |
 
 # %% [markdown]
@@ -75,6 +76,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": replace(PAPER, points=300),
     "quick": replace(PAPER, points=60, starts=20, outer_limit=1000),
     "smoke": replace(PAPER, points=3, starts=3, outer_limit=30),
 }

@@ -27,6 +27,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` (glyphs, 100 outer steps) | 2 cores | about 4 |
+# | `long` (glyphs, 500 outer steps, 5 seeds) | 2 cores | about 90, estimated |
 # | `paper` (FC100, 1000 outer steps, 100 runs) | one GPU | some hours |
 
 # %% [markdown]
@@ -100,7 +101,8 @@ SMALL = replace(PAPER, dataset="glyphs", outer_lr=3e-3, meta_batch=4, width=8, d
 QUICK = replace(SMALL, outer_steps=100, seeds=3, every=25, validation_tasks=20, test_tasks=100)
 TINY = {"outer_steps": 2, "meta_batch": 2, "width": 4, "every": 1, "validation_tasks": 2, "test_tasks": 2}
 SMOKE = replace(SMALL, seeds=2, inner_steps=(1, 3, 10), **TINY)
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, outer_steps=500, seeds=5, every=50, validation_tasks=50, test_tasks=300)
+PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 given = dict(dataset=dataset, outer_steps=outer_steps, outer_lr=outer_lr, seeds=seeds, deep_blocks=deep_blocks)
 config = choose(PRESETS, PRESET, device=device, **given)
 study = Study("anil", "03_few_shot", PRESET, asdict(config))

@@ -26,6 +26,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 1 |
+# | `long` (32 filters) | 2 cores | about 10, estimated |
 # | `paper` (64 filters, meta-batch 32) | one GPU | 2 |
 
 # %% [markdown]
@@ -85,7 +86,8 @@ class Config:
 PAPER = Config()
 QUICK = replace(PAPER, width=16, meta_batch=4, repeats=7, device="cpu")
 SMOKE = replace(QUICK, width=4, meta_batch=2, repeats=1, inner_steps=(1, 5), long_steps=(10, 100))
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, width=32, repeats=15)
+PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, width=width, meta_batch=meta_batch, device=device)
 study = Study("anil", "04_cost", PRESET, asdict(config))
 torch.set_num_threads(1)

@@ -24,6 +24,7 @@
 # |---|---|---|
 # | smoke | 1 CPU core | 0.5 |
 # | quick | 2 CPU cores | 3 |
+# | long | 2 CPU cores | 15, estimated |
 # | paper | 1 GPU, 32 GB | 15 |
 
 # %%
@@ -48,7 +49,7 @@ from ctml.theory import rates
 from ctml.timing import median_seconds
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | paper
+PRESET = "quick"  # smoke | quick | long | paper
 SEED = 0
 device: str | None = None  # None: as the preset says
 shots: int | None = None
@@ -80,6 +81,7 @@ QUICK = replace(PAPER, device="cpu", maml_side=28, maml_width=32, repeats=3)
 TINY = replace(QUICK, shots=1, maml_steps=(1, 2, 3), maml_side=16, maml_width=4, compared_steps=4, repeats=1)
 PRESETS = {
     "paper": PAPER,
+    "long": replace(QUICK, repeats=7, steps_16000=(1, 10, 100, 1000, 3000)),
     "quick": replace(QUICK, steps_1600=(1, 10, 30, 100, 300, 1000, 5000), steps_16000=(1, 10, 100, 1000)),
     "smoke": replace(TINY, steps_1600=(1, 2, 4), steps_16000=(1, 2, 4)),
 }

@@ -28,6 +28,7 @@
 # |---|---|---|---|
 # | smoke | glyphs, two meta-steps | 1 CPU core | 0.5 min |
 # | quick | Omniglot, or glyphs where it cannot be had; CIFAR-FS, or glyphs as well | 2 CPU cores | 10 min |
+# | long | as quick, 1,600 meta-steps, 5 seeds | 2 CPU cores | 110 min, estimated |
 # | paper | miniImageNet, tieredImageNet; Conv-4, ResNet-12 | 1 GPU | days, resumable |
 
 # %%
@@ -49,7 +50,7 @@ from ctml.models import Conv4, ResNet12
 from ctml.tasks import FewShot
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | paper
+PRESET = "quick"  # smoke | quick | long | paper
 datasets: list[str] | None = None  # None: as the preset says
 backbones: list[str] | None = None
 shots: list[int] | None = None
@@ -112,7 +113,8 @@ SMOKE = replace(
     QUICK, datasets=("glyphs",), backbones=("conv4", "resnet12"), width=4, seeds=2, meta_steps=2, validate_every=2,
     anil=Inner(0.1, 2, (2,)), euler_steps=4, meta_batch=1, queries=1, test_queries=1, validation_tasks=1, test_tasks=2,
 )  # fmt: skip
-PRESETS = {"paper": Config(), "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, meta_steps=1600, validate_every=200, seeds=5, test_tasks=1000)
+PRESETS = {"paper": Config(), "long": LONG, "quick": QUICK, "smoke": SMOKE}
 chosen = dict(datasets=datasets, backbones=backbones, shots=shots, seeds=seeds, meta_steps=meta_steps)
 config = choose(PRESETS, PRESET, photographs=photographs, **chosen)
 study = Study("comln", "04_few_shot", PRESET, asdict(config))

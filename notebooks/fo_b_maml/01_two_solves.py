@@ -25,6 +25,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | one core | < 1 |
+# | `long` | one core, as `paper` | about 2 |
 # | `paper` | one core, more suites and noise draws | about 2 |
 
 # %% [markdown]
@@ -78,6 +79,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": PAPER,
     "quick": replace(PAPER, suites=5, noise_draws=16),
     "smoke": replace(PAPER, suites=2, tasks=3, dim=4, noise_draws=2),
 }

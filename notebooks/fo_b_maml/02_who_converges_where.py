@@ -26,6 +26,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 1 |
+# | `long` | 2 cores, as `paper` | about 10 |
 # | `paper` | 2 cores, more suites and longer descents | about 10 |
 
 # %% [markdown]
@@ -81,6 +82,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": PAPER,
     "quick": replace(PAPER, suites=3, q_steps=500, g_steps=120),
     "smoke": replace(PAPER, suites=2, q_steps=20, g_steps=5),
 }

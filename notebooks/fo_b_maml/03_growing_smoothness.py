@@ -26,6 +26,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 2 |
+# | `long` | 2 cores, as `paper` with 10 seeds and shorter runs | about 10 |
 # | `paper` | 2 cores, more seeds and longer runs | about 20 |
 
 # %% [markdown]
@@ -81,6 +82,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": replace(PAPER, seeds=10, horizons=(250, 1000, 4000)),
     "quick": replace(PAPER, points=50_000, descent_steps=150, etas=9, seeds=6, horizons=(100, 400, 1600)),
     "smoke": replace(PAPER, points=2_000, descent_steps=20, etas=3, seeds=2, horizons=(10, 20, 40)),
 }

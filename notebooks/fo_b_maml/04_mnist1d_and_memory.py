@@ -24,6 +24,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | about 3 |
+# | `long` | 2 cores, 2,000 meta-steps, 5 seeds | about 40, estimated |
 # | `paper` | one GPU | about 60 |
 
 # %% [markdown]
@@ -97,7 +98,8 @@ PAPER = Config()
 QUICK = replace(PAPER, meta_steps=200, seeds=3, test_tasks=200, memory_steps=(1, 2, 4, 8, 16), meta_batch=4)
 TINY = {"memory_steps": (1, 4, 16), "channels": (4, 6, 8), "depths": (3, 4), "lengths": (8, 12), "width": 8}
 SMOKE = replace(QUICK, meta_steps=2, seeds=2, test_tasks=4, **TINY)
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, meta_steps=2000, seeds=5, test_tasks=1000)
+PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, ways=ways, shots=shots, lam=lam, nu=nu, inner_steps=inner_steps, meta_steps=meta_steps)
 study = Study("fo_b_maml", "04_mnist1d_and_memory", PRESET, asdict(config))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -23,6 +23,7 @@
 # |---|---|---|
 # | smoke | 1 CPU core | 0.3 |
 # | quick | 2 CPU cores | 0.7 |
+# | long | 2 CPU cores, as paper | 3, estimated |
 # | paper | 2 CPU cores | 2 |
 #
 # *What is the paper's here:* the statements "the MAML loss may be non-convex" and "linear rate to an approximate
@@ -52,7 +53,7 @@ from ctml.tasks import CurvatureJump, LogisticRidge, expand
 from ctml.theory.maml_ode import Bounds, least_turned_product, symmetric_part
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | paper; the one dial
+PRESET = "quick"  # smoke | quick | long | paper; the one dial
 SEED = 0
 spreads: list | None = None  # heterogeneity of the logistic tasks; None: as the preset says
 fractions: list | None = None  # alpha L of the linear-rate experiment
@@ -75,7 +76,7 @@ class Config:
 PAPER = Config()
 QUICK = replace(PAPER, times=301, grid=400_001, samples=1000)
 SMOKE = replace(QUICK, spreads=(0.5,), fractions=(0.1,), times=31, grid=20_001, samples=60)
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+PRESETS = {"paper": PAPER, "long": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, spreads=spreads, fractions=fractions)
 study = Study("maml_ode", "02_strongly_convex", PRESET, {**asdict(config), "seed": SEED})
 config

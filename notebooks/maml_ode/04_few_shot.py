@@ -24,6 +24,7 @@
 # |---|---|---|
 # | smoke | 1 CPU core | 0.5 |
 # | quick | 2 CPU cores | 5 |
+# | long | 2 CPU cores | 40, estimated |
 # | paper | 2 CPU cores for the sinusoids, one GPU for the images | hours |
 #
 # *What is the paper's here:* that BI-MAML converges faster than MAML in experiments (abstract). Which experiments, on
@@ -48,7 +49,7 @@ from ctml.tasks import FewShot, FixedLabels, Sinusoid
 from ctml.timing import in_turns
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | paper; the one dial
+PRESET = "quick"  # smoke | quick | long | paper; the one dial
 SEED = 0
 seeds: int | None = None  # None: as the preset says
 sinusoid_steps: int | None = None
@@ -81,7 +82,8 @@ CHEAP = {"dataset": "omniglot or glyphs", "image_steps": 300, "image_batch": 8, 
 QUICK = replace(PAPER, sinusoid_steps=10_000, sinusoid_tests=500, **CHEAP)
 TINY = {"dataset": "glyphs", "image_steps": 5, "image_batch": 4, "width": 4, "image_tests": 10}
 SMOKE = replace(QUICK, seeds=2, sinusoid_steps=20, sinusoid_tests=50, image_seeds=2, **TINY)
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, sinusoid_steps=70_000, sinusoid_tests=1000, image_steps=2000, image_tests=600)
+PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 given = {"seeds": seeds, "sinusoid_steps": sinusoid_steps, "image_steps": image_steps, "dataset": dataset}
 config = choose(PRESETS, PRESET, **given)
 study = Study("maml_ode", "04_few_shot", PRESET, {**asdict(config), "seed": SEED})

@@ -26,6 +26,7 @@
 # |---|---|---|
 # | `smoke` | one core | < 1 |
 # | `quick` | 2 cores | < 1 |
+# | `long` | 2 cores | as `paper` |
 # | `paper` | 2 cores | about 2 (finer steps; nothing here needs a GPU) |
 
 # %% [markdown]
@@ -77,6 +78,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": PAPER,
     "quick": replace(PAPER, finest=128, modified_finest=64),
     "smoke": replace(PAPER, tasks=2, finest=16, modified_finest=16),
 }

@@ -26,6 +26,7 @@
 # |---|---|---|---|
 # | `smoke` | 3 | one core | < 1 |
 # | `quick` | 2,000 | 2 cores | about 3 |
+# | `long` | 20,000 | 2 cores | about 25 |
 # | `paper` | 70,000 | 2 cores | about 75, resumable |
 
 # %% [markdown]
@@ -83,6 +84,7 @@ class Config:
 PAPER = Config()
 PRESETS = {
     "paper": PAPER,
+    "long": replace(PAPER, meta_steps=20_000),
     "quick": replace(PAPER, meta_steps=2000),
     "smoke": replace(PAPER, meta_batch=4, meta_steps=3, seeds=2, test_tasks=20, test_steps=3),
 }

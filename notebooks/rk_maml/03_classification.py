@@ -25,6 +25,7 @@
 # |---|---|---|---|
 # | `smoke` | glyphs | one core | < 1 |
 # | `quick` | Omniglot, or glyphs where it cannot be had; 5-way 1-shot, width 16 | 2 cores | about 2 |
+# | `long` | as `quick`, 4,000 meta-steps, 5 seeds | 2 cores | about 50, estimated |
 # | `paper` | Omniglot 5/20-way 1/5-shot, miniImageNet 5-way 1/5-shot | one GPU | days, resumable |
 
 # %% [markdown]
@@ -107,6 +108,7 @@ LETTERS = replace(OMNIGLOT, dataset="glyphs", meta_batch=2, width=4)
 SHORT = {"queries": 5, "meta_steps": 250, "outer_lr": 5e-3, "seeds": 3, "test_tasks": 400, "tasks_at_once": 8}
 PRESETS = {
     "paper": PAPER,
+    "long": replace(PAPER, settings=(SMALL,), **{**SHORT, "meta_steps": 4000, "seeds": 5, "test_tasks": 1000}),
     "quick": replace(PAPER, settings=(SMALL,), **SHORT),
     "smoke": replace(PAPER, settings=(LETTERS,), queries=2, meta_steps=2, seeds=2, test_tasks=4),
 }

@@ -26,6 +26,7 @@
 # |---|---|---|---|
 # | `smoke` | navigation, half-cheetah for one meta-iteration | one core | < 1 |
 # | `quick` | navigation, 5 seeds; half-cheetah forwards/backwards, two members, 3 seeds, short | 2 cores | about 5 |
+# | `long` | as `quick`, three times as long, wider batches for navigation | 2 cores | about 60, estimated |
 # | `paper` | navigation; half-cheetah and ant, velocity and direction | 2 to 64 cores | days, resumable |
 #
 # Half-cheetah and ant need MuJoCo: `pip install "ctml[rl]"`. Without it their part is left out.
@@ -116,7 +117,9 @@ SHORT_NAVIGATION = replace(NAVIGATION, hidden=32, trajectories=10, iterations=40
 TINY_NAVIGATION = replace(SHORT_NAVIGATION, seeds=1, hidden=8, tasks=2, trajectories=2, horizon=5, iterations=1)
 SHORT = replace(PAPER, navigation=SHORT_NAVIGATION, bodies={"half_cheetah": SHORT_BODY}, order="first")
 TINY = replace(SHORT, navigation=TINY_NAVIGATION, bodies={"half_cheetah": TINY_BODY}, seeds=2, test_tasks=2)
-PRESETS = {"paper": PAPER, "quick": SHORT, "smoke": TINY}
+LONG_NAVIGATION = replace(NAVIGATION, hidden=32, iterations=100)
+LONG = replace(SHORT, navigation=LONG_NAVIGATION, bodies={"half_cheetah": replace(SHORT_BODY, iterations=300)})
+PRESETS = {"paper": PAPER, "long": LONG, "quick": SHORT, "smoke": TINY}
 config = choose(PRESETS, PRESET, seeds=seeds, order=order)
 study = Study("rk_maml", "04_reinforcement", PRESET, asdict(config))
 BODIES = config.bodies if Locomotion is not None else {}

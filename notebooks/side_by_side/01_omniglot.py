@@ -25,6 +25,7 @@
 # |---|---|---|---|
 # | `smoke` | glyphs, 2 meta-steps | one core | < 1 |
 # | `quick` | Omniglot, or glyphs where it cannot be had; 24 filters | 2 cores | about 12 |
+# | `long` | Omniglot; 24 filters, 8,000 meta-steps | 2 cores | about 110 |
 # | `paper` | Omniglot; 60,000 meta-steps as in Finn et al. | one GPU | hours, resumable |
 
 # %% [markdown]
@@ -107,7 +108,8 @@ FEWER = {"validation_tasks": 200, "test_tasks": 600, "seeds": 3}
 QUICK = replace(PAPER, dataset="omniglot or glyphs", **EASIER, **SHORTER, **FEWER)
 TINY = {"queries": 3, "width": 8, "meta_batch": 2, "meta_steps": 4, "validate_every": 2, "validation_tasks": 4}
 SMOKE = replace(QUICK, dataset="glyphs", test_tasks=8, seeds=2, **TINY)
-PRESETS = {"paper": PAPER, "quick": QUICK, "smoke": SMOKE}
+LONG = replace(QUICK, meta_steps=8000, validate_every=500, seeds=5)
+PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 LONGER = Recipe(inner_lr=0.1, inner_steps=5, test_steps=10)  # *ours*
 RECIPES = {"maml": Recipe(), "fo_maml": LONGER, "anil": Recipe(), "reptile": LONGER}
 

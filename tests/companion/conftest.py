@@ -36,7 +36,7 @@ class Config:
     noise: float = 0.1
 
 
-PRESETS = {"smoke": Config(2), "quick": Config(4), "paper": Config(8)}
+PRESETS = {"smoke": Config(2), "quick": Config(4), "long": Config(6), "paper": Config(8)}
 config = choose(PRESETS, PRESET, runs=runs, noise=noise)
 study = Study("demo", "01_line", PRESET, asdict(config))
 config

@@ -37,7 +37,7 @@ class Claim:
         kind: number, order, rate or identity.
         notebook: the notebook that decides it, by the name of its file.
         accept: rule over named samples that decides for the claim; `value` stands for the paper's number.
-        judged_at: quick or paper, the smallest preset at which samples may decide.
+        judged_at: quick, long or paper, the smallest preset at which samples may decide.
         source: seen (in the paper), derived (by us from it), unverified (quoted elsewhere), ours (not the paper's).
         trend: weaker rule for "same trend".
         value: the paper's number.

@@ -60,6 +60,11 @@ class Display:
         return table
 
 
+def clock(moment: float) -> str:
+    """Return a moment, in seconds since the epoch, as a person notes it for the next morning: `02:40 (Nov 22)`."""
+    return time.strftime("%H:%M (%b %d)", time.localtime(moment))
+
+
 def make_console() -> Console:
     """Return a console as wide as the terminal; a log gets a fixed width and no line is cut short."""
     console = Console(highlight=False)

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Return where the results go: only an unchanged notebook at quick or paper reaches `results/`."""
+        """Return where the results go: only an unchanged notebook at quick, long or paper reaches `results/`."""
         if self.changed:
             return self.project.build / "variants" / self.preset / self.notebook.name / self._variant
         if self.preset == "smoke":

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ctml.companion.headless.display import Display
+from ctml.companion.headless.display import Display, clock
 from ctml.companion.headless.job import Job
 from ctml.companion.headless.order import Order
 from ctml.companion.manifest import cores
@@ -78,13 +79,7 @@ class _Execution:
 
     def step(self) -> str:
         """Say in a few words what the notebook is doing."""
-        news = self.order.news()
-        cell = next((n["cell"] for n in reversed(news) if "cell" in n), None)
-        words = "starting" if cell is None else f"cell {cell[0]}/{cell[1]}"
-        if news and "runs" in news[-1]:
-            what, done, total = news[-1]["runs"]
-            words += f", {what} {done}/{total}"
-        return words
+        return words_of(self.order.news())
 
     def finish(self) -> Finished:
         """Publish the results, or say what failed."""
@@ -148,6 +143,18 @@ def execute_stale(jobs: Sequence[Job], at_once: int, display: Display) -> list[F
         for execution in going.values():
             execution.stop()
     return [done[index] for index in range(len(jobs))]
+
+
+def words_of(news: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a few words where a notebook is by its news, and when the runs it is at will be done."""
+    cell = next((n["cell"] for n in reversed(news) if "cell" in n), None)
+    words = "starting" if cell is None else f"cell {cell[0]}/{cell[1]}"
+    if news and "runs" in news[-1]:
+        what, done, total = news[-1]["runs"]
+        words += f", {what} {done}/{total}"
+        if done < total and (until := news[-1]["until"]) is not None:
+            words += f", done about {clock(until)}"
+    return words
 
 
 def _replace(folder: Path, new: Path) -> None:

@@ -6,6 +6,7 @@ Invariant: both are functions of the files in `results/`, so a test can tell whe
 import csv
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,14 +134,37 @@ def cost_table(results: list[Published]) -> str:
     """
     rows, total = [], 0.0
     for result in results:
-        record = result.manifest
-        machine = record["hardware"]
-        names = machine.get("gpus") or [f"{machine['processor']}, {machine['cores']} cores"]
-        seconds = max(record["run_seconds"], record["seconds"])
-        total += seconds
-        rows.append([result.notebook.name, str(record["runs"]), _minutes(seconds), "; ".join(names)])
+        total += _seconds(result)
+        runs = str(result.manifest["runs"])
+        rows.append([result.notebook.name, runs, _minutes(_seconds(result)), _machine(result)])
     rows.append(["together", "", _minutes(total), ""])
     return _table(["notebook", "runs", "minutes of one process", "machine"], rows)
+
+
+def cost_of_presets(project: Project, presets: Mapping[str, list[Published]]) -> str:
+    """Return the minutes of each notebook at every preset as one Markdown table, with a dash where it was not run."""
+    seconds = {p: {r.notebook.name: _seconds(r) for r in results} for p, results in presets.items()}
+    shown = [n.name for n in project.notebooks() if any(n.name in of for of in seconds.values())]
+    rows = [[name, *(_minutes(of[name]) if name in of else "-" for of in seconds.values())] for name in shown]
+    rows.append(["together", *(_minutes(sum(of.values())) if of else "-" for of in seconds.values())])
+    machines = sorted({_machine(result) for results in presets.values() for result in results})
+    table = _table(["minutes of one process", *(f"`{preset}`" for preset in presets)], rows)
+    return f"{table}\n\nMachine: {'; '.join(machines)}."
+
+
+def _claims_at(preset: str, results: list[Published]) -> str:
+    if not results:
+        return f"Preset `{preset}`: nothing yet (`make reproduce PRESET={preset}`)."
+    return f"Preset `{preset}`:\n\n{claims_overview(results)}"
+
+
+def _seconds(result: Published) -> float:
+    return max(result.manifest["run_seconds"], result.manifest["seconds"])
+
+
+def _machine(result: Published) -> str:
+    machine = result.manifest["hardware"]
+    return "; ".join(machine.get("gpus") or [f"{machine['processor']}, {machine['cores']} cores"])
 
 
 def update(project: Project) -> list[str]:
@@ -165,13 +189,12 @@ def outdated(project: Project) -> list[str]:
 def readme_page(project: Project) -> str:
     """Return the README with what stands between its markers (`<!-- claims:begin -->` and so on) renewed."""
     text = _text(project.root / "README.md")
-    preset = next((p for p in reversed(_PUBLISHED) if published(project, p)), None)
-    for name, make in (("claims", claims_overview), ("cost", cost_table)):
-        if preset is None:
-            content = "No results yet: `make reproduce`."
-        else:
-            tables = [(p, published(project, p)) for p in _PUBLISHED]
-            content = "\n\n".join(f"Preset `{p}`:\n\n{make(results)}" for p, results in tables if results)
+    presets = {preset: published(project, preset) for preset in _PUBLISHED}
+    claims, cost = "No results yet: `make reproduce`.", "No results yet: `make reproduce`."
+    if any(presets.values()):
+        claims = "\n\n".join(_claims_at(preset, results) for preset, results in presets.items())
+        cost = cost_of_presets(project, presets)
+    for name, content in (("claims", claims), ("cost", cost)):
         text = _between_markers(text, name, content)
     return _between_markers(text, "benchmark", benchmark_table(project))
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
@@ -20,7 +20,7 @@ from ctml.companion.runs.fingerprint import fingerprint
 from ctml.companion.runs.sources import Sources
 from ctml.companion.runs.worker import Outcome, do_run
 
-Progress = Callable[[int, int], None]  # runs done, runs in all
+Progress = Callable[[int, int, float | None], None]  # runs done, runs in all, seconds that the others may take
 
 
 class RunFailed(RuntimeError):
@@ -34,7 +34,7 @@ def map_runs(
     cache: Cache,
     sources: Sources,
     threads: int = 1,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda done, total, left: None,
 ) -> list[Outcome]:
     """Return the outcome of `function(**run)` for every run, in order.
 
@@ -57,12 +57,14 @@ def map_runs(
         if isinstance(outcome, Outcome):
             found[key] = outcome
     missing = {key: run for key, run in zip(keys, runs, strict=True) if key not in found}
-    progress(sum(key in found for key in keys), len(keys))
+    at_once = _at_once(len(missing), threads)
+    progress(sum(key in found for key in keys), len(keys), seconds_left(found.values(), len(missing), at_once))
     for key, data in _compute(function, missing, cache, threads):
         found[key] = cloudpickle.loads(data)
         if found[key].failure is None:
             cache.store(key, data)
-        progress(sum(key in found for key in keys), len(keys))
+        left = len(set(keys)) - len(found)
+        progress(sum(key in found for key in keys), len(keys), seconds_left(found.values(), left, at_once))
     failed = [(run, found[key].failure) for key, run in zip(keys, runs, strict=True) if found[key].failure]
     if failed:
         run, failure = failed[0]
@@ -82,6 +84,23 @@ def workers() -> int:
     return min(cores(), 2 * gpus) if gpus else cores()
 
 
+def seconds_left(finished: Collection[Outcome], left: int, at_once: int) -> float | None:
+    """Return about how long the runs that are left will take, by the mean of those that are finished, cached or not.
+
+    Runs that have begun count as not begun, so that the estimate errs on the late side; None before the first is done.
+    """
+    if left == 0:
+        return 0.0
+    if not finished:
+        return None
+    mean = sum(outcome.seconds for outcome in finished) / len(finished)
+    return mean * left / min(at_once, left)
+
+
+def _at_once(runs: int, threads: int) -> int:
+    return max(1, min(workers() // threads, runs))
+
+
 def _compute(
     function: Callable[..., Any], missing: Mapping[str, Mapping[str, Any]], cache: Cache, threads: int
 ) -> Iterator[tuple[str, bytes]]:
@@ -91,7 +110,7 @@ def _compute(
     if not missing:
         return
     cluster = os.environ.get("CTML_DASK")
-    count = min(max(1, workers() // threads), len(missing))
+    count = _at_once(len(missing), threads)
     parent = None if cluster or count == 1 else os.getpid()
     pickled = cloudpickle.dumps(function)
     cache.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def test_a_right_file_is_read(root: Path) -> None:
         ('where = "Figure 1"\n', "", "lacks where"),
         ('where = "Figure 1"', 'where = "Figure 1"\ncolour = "red"', "unknown field colour"),
         ('kind = "number"', 'kind = "big"', "kind must be one of number, order, rate, identity, not 'big'"),
-        ('judged_at = "quick"', 'judged_at = "smoke"', "judged_at must be one of quick, paper"),
+        ('judged_at = "quick"', 'judged_at = "smoke"', "judged_at must be one of quick, long, paper"),
         ('source = "ours"', 'source = "memory"', "source must be one of"),
         ('id = "demo-f1"', 'id = "f1"', "must begin with the paper's slug, demo-"),
         ('notebook = "01_line"', 'notebook = "02_line"', "names the notebook '02_line', which is not in"),

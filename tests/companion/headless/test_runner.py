@@ -147,7 +147,7 @@ def test_notebooks_that_skip_their_duties_fail(ctml: Call, root: Path) -> None:
     [
         (
             ["reproduce", "--preset", "qick"],
-            "Unknown preset 'qick'. Did you mean quick? There is: smoke, quick, paper.",
+            "Unknown preset 'qick'. Did you mean quick? There is: smoke, quick, long, paper.",
         ),
         (["reproduce", "--nb", "demo/1_line"], "Unknown notebook 'demo/1_line'. Did you mean demo/01_line?"),
         (["reproduce", "--set", "noize=1"], "Unknown parameter of notebook demo/01_line 'noize'. Did you mean noise?"),
@@ -178,7 +178,7 @@ def test_a_wrong_claims_file_is_refused_before_work(
     path = root / "notebooks" / "demo" / "claims.toml"
     path.write_text(path.read_text().replace("quick", "never"))
     assert main(["reproduce"]) == 2
-    assert "judged_at must be one of quick, paper, not 'never'" in capsys.readouterr().err
+    assert "judged_at must be one of quick, long, paper, not 'never'" in capsys.readouterr().err
     assert not (root / ".build").exists()
 
 

@@ -1,6 +1,7 @@
 """The pages that readers see follow from the files in `results/`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_only_what_stands_between_markers_changes(project: Project) -> None:
         "<!-- cost:end -->\nend\n"
     )
     assert "old" not in page and "\nkept\n" in page and "same trend" in page and "1.5" in page
+
+
+def test_the_readme_shows_all_presets_side_by_side(project: Project) -> None:
+    (project.root / "README.md").write_text(
+        "<!-- claims:begin --><!-- claims:end -->\n<!-- cost:begin --><!-- cost:end -->"
+    )
+    page = readme_page(project)
+    assert "Preset `long`: nothing yet (`make reproduce PRESET=long`)." in page
+    assert "| minutes of one process | `quick` | `long` | `paper` |" in page
+    assert "| demo/01_line | 1.5 | - | - |\n| together | 1.5 | - | - |\n\nMachine: A chip, 2 cores." in page
+    quick, long = (project.results / preset / "demo" / "01_line" for preset in ("quick", "long"))
+    shutil.copytree(quick, long)
+    manifest = json.loads((long / "manifest.json").read_text())
+    (long / "manifest.json").write_text(json.dumps({**manifest, "run_seconds": 6000.0}))
+    page = readme_page(project)
+    assert "| demo/01_line | 1.5 | 100.0 | - |" in page and "Preset `long`:\n\nOf 1 claim" in page
 
 
 def test_the_readme_shows_what_the_benchmark_measured(project: Project) -> None:

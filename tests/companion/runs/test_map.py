@@ -28,7 +28,8 @@ def run(seed, checkpoint):
         file.write(json.dumps([seed, start, os.getpid(), torch.get_num_threads()]) + "\\n")
     for step in range(start, 10):
         time.sleep({pause})
-        path.write_text(str(step + 1))
+        (path.parent / "next").write_text(str(step + 1))  # the kill may come in the middle of writing
+        (path.parent / "next").replace(path)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(3, generator=generator)
 
@@ -95,7 +96,7 @@ def test_a_killed_study_redoes_only_what_was_in_flight(root: Path, environment: 
 
     (root / "log").unlink()
     resumed = call(path, environment, CTML_WORKERS="2")
-    assert resumed.stdout == whole.stdout
+    assert resumed.stdout == whole.stdout, resumed.stderr
     again = log(root)
     assert len(again) == 4 - finished
     assert finished >= 2
