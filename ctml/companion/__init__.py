@@ -16,7 +16,7 @@ One word for each thing:
 """
 
 from ctml.companion import style
-from ctml.companion.parameters import choose
+from ctml.companion.presets import choose
 from ctml.companion.study import Study
 
 __all__ = ["Study", "choose", "style"]

@@ -11,6 +11,7 @@ from ctml.companion.headless.job import Job
 from ctml.companion.headless.runner import Finished, execute_stale
 from ctml.companion.pairing import sync, unpaired
 from ctml.companion.parameters import parse_settings, read_parameters
+from ctml.companion.presets import values_by_preset
 from ctml.companion.project import PRESETS, Project, Refusal, check_known
 from ctml.companion.publish import report
 
@@ -62,11 +63,21 @@ def _status(project: Project, options: argparse.Namespace) -> int:
 def _list(project: Project, options: argparse.Namespace) -> int:
     rows = []
     for notebook in project.select(options.nb):
-        shown = [f"{p.name}={p.default!r}" for p in read_parameters(notebook.source).values() if p.name != "PRESET"]
-        rows.append([notebook.name, " ".join(shown), str(len(claims_of(notebook)))])
-    print_table(
-        make_console(), "Notebooks and the parameters that SET changes", ["notebook", "parameters", "claims"], rows
-    )
+        text = notebook.source.read_text(encoding="utf-8")
+        at_presets = values_by_preset(text)
+        name = f"{notebook.name} ({len(claims_of(notebook))} claims)"
+        for parameter in read_parameters(notebook.source).values():
+            if parameter.name == "PRESET":
+                continue
+            values = repr(parameter.default)
+            if parameter.default is None:
+                known = {preset: at_presets.get(preset, {}).get(parameter.name) for preset in PRESETS}
+                values = ", ".join(f"{preset} {value}" for preset, value in known.items() if value is not None)
+            limits = parameter.range.text if parameter.range else parameter.takes
+            rows.append([name, parameter.name, limits, values, parameter.meaning])
+            name = ""
+    columns = ["notebook", "parameter", "may be", "is", "meaning"]
+    print_table(make_console(), 'Parameters, which SET="name=value" changes', columns, rows)
     return 0
 
 

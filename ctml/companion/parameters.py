@@ -1,60 +1,83 @@
 """The parameters of a notebook: the literals in its cell tagged `parameters`, and values given from outside."""
 
 import ast
-import dataclasses
+import io
 import re
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ctml.companion.project import PRESETS, Refusal, check_known
+from ctml.companion.ranges import Range, is_finite, read_comment
 
-Config = TypeVar("Config")
 _NAMED_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
-
-
-def choose(presets: Mapping[str, Config], preset: str, **given: Any) -> Config:
-    """Return the configuration of a preset with the given values put in; `None` means "as the preset says".
-
-    Raises:
-        Refusal: when the preset or one of the names does not exist.
-    """
-    check_known("preset", preset, tuple(presets))
-    config: Any = presets[preset]
-    fields = [f.name for f in dataclasses.fields(config)]
-    for name in given:
-        check_known("parameter", name, fields)
-    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One name of the parameters cell, its default, and the types it takes (none listed: any literal)."""
+    """One name of the parameters cell.
+
+    Args:
+        name: as the notebook calls it.
+        default: the literal it stands for.
+        types: those it takes; none listed: any literal.
+        items: the types of the values in a list, likewise.
+        range: what it may be, as the comment beside the default says.
+        meaning: what else that comment says.
+    """
 
     name: str
     default: Any
     types: tuple[type, ...]
+    items: tuple[type, ...] = ()
+    range: Range | None = None
+    meaning: str = ""
 
     def check(self, value: Any) -> Any:
         """Return the value in the parameter's type.
 
         Raises:
-            Refusal: when the value has another type.
+            Refusal: when the value has another type, is not finite, or is out of the parameter's range.
         """
+        checked = self._typed(value)
+        numbers = checked if isinstance(checked, list) else [checked]
+        finite = all(is_finite(n) for n in numbers if type(n) in (int, float))
+        if not finite or (checked is not None and self.range is not None and not self.range.holds(checked)):
+            limits = self.range.text if self.range else "finite"
+            about = f": {self.meaning}" if self.meaning else ""
+            raise Refusal(f"Parameter {self.name} must be {limits}, not {value!r} (default {self.default!r}{about}).")
+        return checked
+
+    def _typed(self, value: Any) -> Any:
         if isinstance(value, tuple):
             value = list(value)  # papermill would pass a tuple on as text
-        if not self.types or type(value) in self.types:
-            return value
-        if float in self.types and type(value) is int:
-            return float(value)
-        if str in self.types and value is not None:
-            return str(value)
-        expected = " or ".join("None" if t is type(None) else t.__name__ for t in self.types)
+        if isinstance(value, list) and list in self.types:
+            return [self._converted(item, self.items, value) for item in value]
+        return self._converted(value, self.types, value)
+
+    def _converted(self, one: Any, types: tuple[type, ...], value: Any) -> Any:
+        if not types or type(one) in types:
+            return one
+        if float in types and type(one) is int and is_finite(one):
+            return float(one)
+        if str in types and one is not None:
+            return str(one)
         raise Refusal(
-            f"Parameter {self.name} takes {expected} (default {self.default!r}), not {value!r} of type "
+            f"Parameter {self.name} takes {self.takes} (default {self.default!r}), not {value!r} of type "
             f"{type(value).__name__}."
         )
+
+    @property
+    def takes(self) -> str:
+        """Return its types in words."""
+        items = f"[{' or '.join(map(_type_name, self.items))}]" if self.items else ""
+        return " or ".join(_type_name(t) + (items if t is list else "") for t in self.types) or "any literal"
+
+
+def _type_name(kind: type) -> str:
+    return "None" if kind is type(None) else kind.__name__
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,7 @@ def parameters_in(text: str, file: str) -> dict[str, Parameter]:
     if tagged is None:
         raise Refusal(f'{file} has no parameters cell: mark one with # %% tags=["parameters"].')
     found = {}
+    comments = _comments(tagged.code)
     for statement in ast.parse(tagged.code).body:
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, value, annotation = statement.targets[0], statement.value, None
@@ -117,7 +141,9 @@ def parameters_in(text: str, file: str) -> dict[str, Parameter]:
                 "since papermill passes no other."
             )
         name = ast.unparse(target)
-        found[name] = Parameter(name, default, _types(default, annotation))
+        limits, meaning = read_comment(comments.get(statement.end_lineno or 0, ""))
+        types, items = _types(default, annotation)
+        found[name] = Parameter(name, default, types, items, limits, meaning)
     if not isinstance(found.get("PRESET", Parameter("", None, ())).default, str):
         raise Refusal(f'{file}: the parameters cell must hold the dial, as in PRESET = "quick".')
     return found
@@ -162,16 +188,31 @@ def check_settings(settings: Mapping[str, Any], known: Mapping[str, Parameter], 
     return checked
 
 
-def _types(default: Any, annotation: ast.expr | None) -> tuple[type, ...]:
+def _comments(code: str) -> dict[int, str]:
+    """Return the comment on each line that has one."""
+    words = tokenize.generate_tokens(io.StringIO(code).readline)
+    return {word.start[0]: word.string for word in words if word.type == tokenize.COMMENT}
+
+
+def _types(default: Any, annotation: ast.expr | None) -> tuple[tuple[type, ...], tuple[type, ...]]:
+    """Return the types that a parameter takes, and those of the values in it where it is a list."""
     if annotation is None:
-        return () if default is None else (type(default),)
-    types = []
-    for word in re.split(r"\s*\|\s*", ast.unparse(annotation)):
-        name = word.partition("[")[0]
+        return (() if default is None else (type(default),)), ()
+    types, items = [], ()
+    for part in _alternatives(annotation):
+        name = ast.unparse(part).partition("[")[0]
         if name == "None":
             types.append(type(None))
         elif name in _NAMED_TYPES:
             types.append(_NAMED_TYPES[name])
         else:
-            return ()
-    return tuple(types)
+            return (), ()
+        if name == "list" and isinstance(part, ast.Subscript):
+            items, _ = _types(None, part.slice)
+    return tuple(types), items
+
+
+def _alternatives(annotation: ast.expr) -> list[ast.expr]:
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        return [*_alternatives(annotation.left), *_alternatives(annotation.right)]
+    return [annotation]

@@ -11,6 +11,9 @@ PRESETS = ("smoke", "quick", "long", "paper")
 class Refusal(Exception):
     """A request that cannot be met; its text is the one line shown to the person who asked."""
 
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]  # what a notebook shows: how we came to the line helps nobody
+
 
 def check_known(kind: str, name: str, known: list[str] | tuple[str, ...]) -> None:
     """Refuse a name that does not exist, saying which ones do.

@@ -25,7 +25,7 @@ from ctml.companion import Study, choose, style
 
 # %% tags=["parameters"]
 PRESET = "quick"
-runs: int | None = None
+runs: int | None = None  # >= 1: how many errors are drawn
 noise = 0.1
 
 

@@ -99,6 +99,26 @@ def test_nothing_is_changed_in_the_notebooks_as_they_are(notebook: Notebook) -> 
     assert by_hand.changed(text, "quick", names, {**study.parameters, name: "other"}) == {name: "other"}
 
 
+def test_a_value_out_of_its_range_ends_in_one_line(
+    root: Path, environment: dict[str, str], ctml: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    message = "Parameter runs must be >= 1, not -1 (default None: how many errors are drawn)."
+    first = cells(root, ("runs: int | None = None", "runs: int | None = -1"))[:3]
+    tried = SESSION.replace(
+        "(cell).raise_error()", "(cell, store_history=True)"
+    )  # a kernel shows the error and goes on
+    command = [sys.executable, "-c", tried]
+    done = subprocess.run(
+        command, input=json.dumps(first), cwd=root, env=environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert message in done.stdout.replace("-1 (default -1", "-1 (default None")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (root / ".build").exists()
+    refused = ctml("reproduce", "--set", "runs=-1")
+    assert (refused.returncode, refused.stderr) == (2, f"ctml: {message}\n")
+
+
 def test_saving_a_change_does_not_hide_it(root: Path, session: Session) -> None:
     def git(*arguments: str) -> None:
         name = ["-c", "user.name=a", "-c", "user.email=a@b"]

@@ -6,8 +6,20 @@ from typing import Any
 
 import pytest
 
-from ctml.companion.parameters import check_settings, choose, parse_settings, read_parameters
+from ctml.companion.parameters import check_settings, parse_settings, read_parameters
+from ctml.companion.presets import check_open_notebook, choose, values_by_preset
 from ctml.companion.project import Refusal
+
+RANGES = """\
+PRESET = "quick"  # smoke | quick | paper
+seeds: int | None = None  # >= 1: runs of each method; None: as the preset says
+rate = 0.1  # > 0 and < 1
+order: str | None = None  # first | second
+shots: list[int] | None = None  # each >= 1
+device = "cpu"  # cpu | cuda | cuda:*: where it runs
+letters = "glyphs"  # glyphs | omniglot or glyphs
+free = 1.0  # a number that means something else
+"""
 
 
 def notebook(tmp_path: Path, cell: str) -> Path:
@@ -98,3 +110,95 @@ def test_none_keeps_what_the_preset_says() -> None:
 def test_unknown_names_are_refused_by_choose(preset: str, given: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=r"Unknown (preset 'huge'|parameter 'wayz')"):
         choose({"quick": Config(5)}, preset, **given)
+
+
+def test_a_comment_states_the_range(tmp_path: Path) -> None:
+    known = read_parameters(notebook(tmp_path, RANGES))
+    assert {name: p.range and p.range.text for name, p in known.items() if name != "PRESET"} == {
+        "seeds": ">= 1", "rate": "> 0 and < 1", "order": "first | second", "shots": "each >= 1",
+        "device": "cpu | cuda | cuda:*", "letters": "glyphs | omniglot or glyphs", "free": None,
+    }  # fmt: skip
+    assert known["seeds"].meaning == "runs of each method; None: as the preset says"
+    assert known["free"].meaning == "a number that means something else"
+    right = {"seeds": 1, "rate": 0.99, "order": None, "shots": [1, 5], "device": "cuda:3", "letters": "glyphs"}
+    assert check_settings(right, known, "demo") == right
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seeds", 0, r"Parameter seeds must be >= 1, not 0 \(default None: runs of each method; None: as the preset"),
+        ("seeds", -1, "seeds must be >= 1, not -1"),
+        ("seeds", 2**63 - 1, None),
+        ("seeds", 2**63, "seeds must be >= 1, not 92"),
+        ("rate", 10**400, "rate takes float"),
+        ("rate", 0.0, "rate must be > 0 and < 1, not 0"),
+        ("rate", 1, "rate must be > 0 and < 1, not 1"),
+        ("rate", float("inf"), "rate must be > 0 and < 1, not inf"),
+        ("rate", float("nan"), "rate must be > 0 and < 1, not nan"),
+        ("free", float("inf"), "free must be finite, not inf"),
+        ("order", "third", r"order must be first \| second, not 'third'"),
+        ("shots", [], r"shots must be each >= 1, not \[\]"),
+        ("shots", [5, 0], r"shots must be each >= 1, not \[5, 0\]"),
+        ("shots", [1.5], r"shots takes list\[int\] or None \(default None\), not \[1.5\] of type list"),
+        ("shots", 5, r"shots takes list\[int\] or None"),
+        ("device", "tpu", "device must be cpu"),
+        ("letters", "nonsense or glyphs", "letters must be glyphs"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_from_outside_and_by_hand(
+    name: str, value: Any, message: str | None, tmp_path: Path
+) -> None:
+    known = read_parameters(notebook(tmp_path, RANGES))
+    by_hand = {"In": ["", "import this", RANGES], **{p.name: p.default for p in known.values()}, name: value}
+    if message is None:
+        check_settings({name: value}, known, "demo")
+        check_open_notebook(by_hand)
+        return
+    with pytest.raises(Refusal, match=message):
+        check_settings({name: value}, known, "demo")
+    with pytest.raises(Refusal, match=message):
+        check_open_notebook(by_hand)
+
+
+def test_by_hand_the_cell_that_was_run_last_counts() -> None:
+    wider = RANGES.replace("# >= 1", "# >= 0")
+    check_open_notebook({"In": ["", RANGES, wider, "PRESET = 3 +"], "seeds": 0})
+    with pytest.raises(Refusal, match="seeds must be >= 1, not 0"):
+        check_open_notebook({"In": ["", wider, RANGES], "seeds": 0})
+    check_open_notebook({"seeds": 0})  # no notebook is open
+
+
+def test_a_script_is_checked_too(tmp_path: Path) -> None:
+    path = notebook(tmp_path, RANGES)
+    with pytest.raises(Refusal, match="seeds must be >= 1, not -3"):
+        check_open_notebook({"__file__": str(path), "seeds": -3})
+    path.write_text("seeds = -3\n")
+    check_open_notebook({"__file__": str(path), "seeds": -3})
+
+
+CONFIGURATION = """\
+# %%
+raise SystemExit("reading runs nothing")
+
+# %%
+@dataclass
+class Config:
+    seeds: int = 5
+    rate: float = 1e-3  # ours
+    spreads: tuple = (0.1, 1.0)
+
+PAPER = Config()
+TINY = {"seeds": 1, "spreads": (2.0,)}
+PRESETS = {"paper": PAPER, "quick": replace(PAPER, seeds=1 + 2), "smoke": replace(PAPER, rate=1.0, **TINY)}
+"""
+
+
+def test_the_values_of_the_presets_are_read_and_not_run() -> None:
+    assert values_by_preset(CONFIGURATION) == {
+        "paper": {"seeds": "5", "rate": "0.001", "spreads": "(0.1, 1.0)"},
+        "quick": {"seeds": "1 + 2", "rate": "0.001", "spreads": "(0.1, 1.0)"},
+        "smoke": {"seeds": "1", "rate": "1.0", "spreads": "(2.0,)"},
+    }
+    assert values_by_preset("# %%\nPRESETS = make()\n") == {}
+    assert values_by_preset("# %%\nPRESETS = \n") == {}
