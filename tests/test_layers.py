@@ -37,9 +37,9 @@ BESIDE = LAYERS[-1]
 
 # The companion is one machine in four parts, and the files that they share. The parts of a line do not know each other.
 COMPANION = [
-    {"files", "project", "style"},
+    {"files", "project", "ranges", "style"},
     {"manifest", "parameters", "pairing", "plots", "tables"},
-    {"claims", "runs", "by_hand"},
+    {"claims", "runs", "by_hand", "presets"},
     {"headless", "publish"},
     {"study"},
     {"__main__", "__init__"},
