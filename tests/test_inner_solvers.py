@@ -29,7 +29,7 @@ def theta():
 
 
 def solve(solver, suite, theta, nu=0.0):
-    return solver.solve(Perturbed(suite, theta, LAM, nu), theta.expand(suite.n_tasks, DIM))
+    return solver.solve(Perturbed(suite, theta, LAM, (nu,)), theta.expand(suite.n_tasks, DIM))
 
 
 @pytest.mark.parametrize("nu", [0.0, 0.3, -0.1])
@@ -75,7 +75,7 @@ def test_lbfgs_solves_problems_that_are_not_quadratic():
 
 def test_closed_form_is_the_stationary_point(suite, theta):
     solution = solve(ClosedForm(), suite, theta, 0.2)
-    assert Perturbed(suite, theta, LAM, 0.2).gradient(solution.phi).norm(dim=1).max() < 1e-12
+    assert Perturbed(suite, theta, LAM, (0.2,)).gradient(solution.phi).norm(dim=1).max() < 1e-12
 
 
 def test_closed_form_of_other_tasks_is_refused(theta):

@@ -9,6 +9,7 @@ and problems that have no examples (`ctml.tasks.analytic`).
 Invariants:
     * An estimate builds no graph through the inner solver: its memory does not depend on the number of inner steps.
     * theta is `(d,)`, shared, or `(tasks, d)`, one start per task; estimates and solutions are `(tasks, d)`.
+    * Inner problems of several nu are one problem of nus x tasks tasks: `Perturbed` alone knows that they are related.
 """
 
 import copy
@@ -59,43 +60,62 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Perturbed:
-    """The inner objective h_nu of every task.
+    """The inner objective h_nu of every task, for one nu or for several side by side: phi is `(nus * tasks, d)`.
 
     h_nu(phi) = nu f(phi) + f^(phi) + lam/2 |phi - theta|^2
+
+    Args:
+        losses, theta, lam: the tasks, the meta-parameters and the pull.
+        nus: the perturbations; all tasks of the first come before all tasks of the second.
     """
 
     losses: TaskLosses
     theta: Float[Tensor, "*tasks d"]
     lam: float
-    nu: float = 0.0
+    nus: tuple[float, ...] = (0.0,)
 
-    def value(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, " tasks"]:
+    def value(self, phi: Float[Tensor, "all d"], step: int = 0) -> Float[Tensor, " all"]:
         """Return h_nu(phi)."""
-        value = self._support(step)(phi) + self.lam / 2 * (phi - self.theta).square().sum(1)
-        return value + self.nu * self.losses.query(phi) if self.nu else value
+        points = self._by_nu(phi)
+        value = self._support(step)(points) + self.lam / 2 * (points - self.theta).square().sum(-1)
+        return (value + self._weights(phi)[:, None] * self.losses.query(points) if any(self.nus) else value).flatten()
 
-    def gradient(self, phi: Float[Tensor, "tasks d"], step: int = 0) -> Float[Tensor, "tasks d"]:
+    def gradient(self, phi: Float[Tensor, "all d"], step: int = 0) -> Float[Tensor, "all d"]:
         """Return nu grad f(phi) + grad f^(phi) + lam (phi - theta)."""
-        gradient = gradient_of(self._support(step), phi)
+        points = self._by_nu(phi)
+        # Solves that start together share their first gradients; later they never meet again.
+        if step == 0 and len(points) > 1 and bool((points == points[:1]).all()):
+            points = points[:1]
+        gradient = gradient_of(self._support(step), points)
         # One loss after the other and in place: the two graphs need not live at once, and every copy of phi counts.
-        if self.nu:
-            gradient.add_(gradient_of(self.losses.query, phi), alpha=self.nu)
-        return gradient.add_(phi, alpha=self.lam).sub_(self.theta, alpha=self.lam)
+        if any(self.nus):
+            of_query = gradient_of(self.losses.query, points)
+            if len(points) < len(self.nus):
+                gradient = gradient + self._weights(phi)[:, None, None] * of_query
+            else:
+                gradient.addcmul_(of_query, self._weights(phi)[:, None, None])
+        return gradient.add_(points, alpha=self.lam).sub_(self.theta, alpha=self.lam).flatten(0, 1)
 
-    def closed_form(self) -> Float[Tensor, "tasks d"]:
+    def closed_form(self) -> Float[Tensor, "all d"]:
         """Return phi_nu where the tasks know it (quadratics)."""
         solution = getattr(self.losses, "perturbed_solution", None)
         if solution is None:
             kind = type(self.losses).__name__
             raise TypeError(f"losses={kind}: only quadratic tasks have a closed form; choose another solver")
-        return solution(self.theta, self.lam, self.nu)
+        return torch.cat([solution(self.theta, self.lam, nu) for nu in self.nus])
 
     def _support(self, step: int) -> Losses:
         return self.losses.at_step(step) if isinstance(self.losses, MiniBatches) else self.losses.support
 
+    def _by_nu(self, phi: Tensor) -> Float[Tensor, "nus tasks d"]:
+        return phi.unflatten(0, (len(self.nus), -1))
 
-def gradient_of(value: Callable[[Tensor], Tensor], phi: Float[Tensor, "tasks d"]) -> Float[Tensor, "tasks d"]:
-    """Return each task's gradient of a function `(tasks, d) -> (tasks,)`, without a graph."""
+    def _weights(self, like: Tensor) -> Float[Tensor, " nus"]:
+        return torch.tensor(self.nus, dtype=like.dtype, device=like.device)
+
+
+def gradient_of(value: Losses, phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks d"]:
+    """Return each task's gradient of a function `(*points, tasks, d) -> (*points, tasks)`, without a graph."""
     with torch.enable_grad():
         phi = phi.detach().requires_grad_()
         # Tasks do not see each other, so the gradient of the sum is the batch of the tasks' gradients.
@@ -181,8 +201,18 @@ class ProximalLearner(GradientLearner):
         return trees.unflatten(phi, self.shared())
 
     def loss_on(self, examples: Examples, context: Tensor | None = None) -> Losses:
-        """Return phi -> loss of every task on its examples."""
-        return lambda phi: self.loss(self.outputs(self.as_params(phi), examples.x, context), examples.y)
+        """Return phi -> loss of every task on its examples; several points a task go through as more tasks."""
+        repeated = {1: (examples.x, examples.y, context)}
+
+        def losses(phi: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
+            times = phi.shape[:-2].numel()
+            if times not in repeated:  # once a solve and not once a step
+                x, y = (torch.cat([part] * times) for part in (examples.x, examples.y))
+                repeated[times] = x, y, None if context is None else torch.cat([context] * times)
+            x, y, seen = repeated[times]
+            return self.loss(self.outputs(self.as_params(phi.flatten(0, -2)), x, seen), y).view(phi.shape[:-1])
+
+        return losses
 
     def task_losses(self, batch: TaskBatch) -> LossFunctions:
         """Return the support and query losses as functions of phi."""

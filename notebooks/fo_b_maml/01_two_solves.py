@@ -288,7 +288,7 @@ class ExactThenDescend(GradientDescent):
     """Solve the unperturbed problem exactly; take K steps on the others."""
 
     def solve(self, objective, start):
-        return ClosedForm().solve(objective, start) if objective.nu == 0 else super().solve(objective, start)
+        return ClosedForm().solve(objective, start) if not any(objective.nus) else super().solve(objective, start)
 
 
 def warm(suite, steps, rate):

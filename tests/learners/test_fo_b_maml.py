@@ -15,6 +15,7 @@ from ctml.inner_solvers import ClosedForm, GradientDescent
 from ctml.learners.fo_b_maml import FOBMAML, largest_safe_nu, perturbed_estimate, stencil
 from ctml.learners.imaml import IMAML, implicit_estimate
 from ctml.learners.proximal import ProximalFOMAML, ProximalReptile, fo_maml_estimate, reptile_estimate
+from ctml.memory import peak_bytes
 from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
@@ -80,7 +81,7 @@ def test_implicit_estimate_equals_the_closed_form(suite, theta):
 def test_one_warm_started_step_of_size_one_over_lam_is_fo_maml(suite, theta):
     class FromExact(GradientDescent):
         def solve(self, objective, start):
-            return ClosedForm().solve(objective, start) if objective.nu == 0 else super().solve(objective, start)
+            return ClosedForm().solve(objective, start) if not any(objective.nus) else super().solve(objective, start)
 
     one_step = FromExact(rate=1 / LAM, steps=1)
     fo_maml = fo_maml_estimate(suite, theta, TASKS, lam=LAM, solver=ClosedForm()).gradient
@@ -94,7 +95,7 @@ def test_warm_started_steps_are_a_truncated_neumann_series(suite, theta, steps):
 
     class FromExact(GradientDescent):
         def solve(self, objective, start):
-            return ClosedForm().solve(objective, start) if objective.nu == 0 else super().solve(objective, start)
+            return ClosedForm().solve(objective, start) if not any(objective.nus) else super().solve(objective, start)
 
     found = estimate(suite, theta, 2, 1e-5, FromExact(rate=rate, steps=steps), warm_start=True)
     phi = suite.perturbed_solution(theta, LAM, 0.0)
@@ -113,8 +114,10 @@ def test_gradients_are_counted(suite, theta):
 
     assert count(fo_maml_estimate) == [8] * TASKS
     assert count(reptile_estimate) == [7] * TASKS
-    assert count(perturbed_estimate, nu=0.1, order=2) == [14] * TASKS
-    assert count(perturbed_estimate, nu=0.1, order=2, warm_start=True) == [21] * TASKS
+    assert count(perturbed_estimate, nu=0.1, order=2, stacked=False) == [14] * TASKS
+    assert count(perturbed_estimate, nu=0.1, order=2) == [13] * TASKS  # the first gradient is shared
+    assert count(perturbed_estimate, nu=0.1, order=2, warm_start=True) == [20] * TASKS
+    assert count(perturbed_estimate, nu=0.1, order=2, tangent=True) == [7 + 1 + 13] * TASKS
     assert count(implicit_estimate, cg_steps=3) == [7 + 2 + 6] * TASKS
 
 
@@ -129,8 +132,54 @@ def test_no_solution_is_kept_while_the_next_is_searched(suite, theta, warm_start
             solutions.append(weakref.ref(solution.phi))
             return solution
 
-    estimate(suite, theta, 4, 0.1, Watched(), warm_start=warm_start)
+    estimate(suite, theta, 4, 0.1, Watched(), warm_start=warm_start, stacked=False)
     assert len(solutions) == 4 + warm_start
+
+
+class Counted:
+    """Tasks that count the points at which each of their losses is asked for."""
+
+    def __init__(self, suite):
+        self.suite, self.n_tasks, self.asked = suite, suite.n_tasks, {"support": 0, "query": 0}
+
+    def support(self, points):
+        self.asked["support"] += points.shape[:-1].numel()
+        return self.suite.support(points)
+
+    def query(self, points):
+        self.asked["query"] += points.shape[:-1].numel()
+        return self.suite.query(points)
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": True}, {"tangent": True}], ids=["cold", "warm", "tangent"])
+@pytest.mark.parametrize("order", [1, 2, 4])
+@pytest.mark.parametrize(
+    "solver", [GradientDescent(rate=0.1, steps=7), GradientDescent(rate=0.1, tolerance=1e-6, steps=999)]
+)
+def test_solves_side_by_side_are_the_solves_one_after_another(suite, theta, order, options, solver):
+    alone, together = (
+        perturbed_estimate(suite, theta, TASKS, lam=LAM, nu=0.05, order=order, solver=solver, stacked=s, **options)
+        for s in (False, True)
+    )
+    torch.testing.assert_close(together.gradient, alone.gradient, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(together.phi, alone.phi, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"tangent": True}], ids=["whole query loss", "tangent"])
+def test_gradients_that_are_counted_are_those_that_are_taken(suite, theta, options):
+    tasks, solver = Counted(suite), GradientDescent(rate=0.1, steps=7)
+    found = perturbed_estimate(tasks, theta, TASKS, lam=LAM, nu=0.05, solver=solver, **options)
+    asked_for = tasks.asked["query"] + tasks.asked["support"] if options else tasks.asked["support"]
+    assert asked_for == found.evaluations.sum()
+    assert tasks.asked["query"] == (TASKS if options else 13 * TASKS)
+
+
+def test_with_the_tangent_the_estimate_is_exact_at_every_nu_on_quadratic_support_losses(suite, theta):
+    exact = suite.meta_gradient(theta, LAM)
+    solver = GradientDescent(rate=0.15, steps=2000, tolerance=1e-12)
+    for order in (1, 2):
+        assert relative(estimate(suite, theta, order, 0.3, solver, tangent=True), exact) < 1e-9
+    assert relative(estimate(suite, theta, 2, 0.3, solver), exact) > 1e-3  # the whole query loss leaves its bias
 
 
 def test_reptile_is_the_gradient_of_the_moreau_envelope(suite, theta):
@@ -189,6 +238,36 @@ def test_implicit_and_symmetric_gradients_equal_autograd_through_the_inner_loop(
         learner = FOBMAML(network(), ctml.mse, lam=STRONG, nu=nu, solver=SOLVER, difference=difference)
         learner.meta_gradient(batch)
         assert relative(gradient_of(learner), expected) < error, difference
+
+
+@pytest.mark.parametrize("options", [{}, {"tangent": True}, {"difference": "forward"}, {"warm_start": True}])
+def test_a_network_is_solved_side_by_side_as_one_after_another(batch, options):
+    solver = GradientDescent(rate=0.03, steps=9)
+    gradients = []
+    for stacked in (True, False):
+        learner = FOBMAML(network(), ctml.mse, lam=2.0, nu=0.02, solver=solver, stacked=stacked, **options)
+        gradients.append((learner.meta_gradient(batch), gradient_of(learner)))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+
+
+def test_the_tangent_of_the_query_loss_gives_the_exact_gradient_of_a_network(batch):
+    expected, _ = autograd_through_many_steps(network(), batch)
+    learner = FOBMAML(network(), ctml.mse, lam=STRONG, nu=1e-2, solver=SOLVER, tangent=True)
+    learner.meta_gradient(batch)
+    assert relative(gradient_of(learner), expected) < 1e-4
+
+
+def test_memory_does_not_grow_with_the_steps_nor_a_stack_beyond_its_solves(batch):
+    def peak(steps, **options):
+        learner = FOBMAML(
+            network(), ctml.mse, lam=1.0, nu=0.1, solver=GradientDescent(rate=0.05, steps=steps), **options
+        )
+        for p in learner.parameters():
+            p.grad = torch.zeros_like(p)
+        return min(peak_bytes(lambda: learner.meta_gradient(batch)) for _ in range(2))
+
+    assert peak(12) <= 1.02 * peak(3)
+    assert 1.2 * peak(3, stacked=False) < peak(3) < 2.5 * peak(3, stacked=False)
 
 
 def test_classical_estimators_are_far_from_the_exact_one(batch):

@@ -93,7 +93,7 @@ def test_cosine_in_closed_form():
 def test_perturbed_cosine_is_stationary_also_far_out(nu):
     tasks = Cosine(torch.full((5, 1), torch.pi, dtype=torch.float64))
     theta = torch.tensor([[-200.0], [-1.0], [0.0], [10.0], [200.0]], dtype=torch.float64)
-    problem = Perturbed(tasks, theta, 1.05, nu)
+    problem = Perturbed(tasks, theta, 1.05, (nu,))
     assert problem.gradient(problem.closed_form()).abs().max() < 1e-12
     with pytest.raises(ValueError, match=r"lam=0\.9, nu=0\.05: .*take lam \+ nu > 1"):
         tasks.perturbed_solution(theta, 0.9, 0.05)
