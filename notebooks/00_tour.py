@@ -52,9 +52,9 @@ from ctml.theory.fo_b_maml import QSuite
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-meta_steps: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+meta_steps: int | None = None  # >= 1: outer steps
 
 # %% [markdown]
 # ## 3 Configuration

@@ -55,10 +55,10 @@ from ctml.theory.anil_instances import LogCoshTasks, QuadraticTasks, TwoBlocks
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-points: int | None = None
-instances: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+points: int | None = None  # >= 1: where curvature is looked at
+instances: int | None = None  # >= 1: of the log-cosh tasks
 
 # %% [markdown]
 # ## 3 Configuration

@@ -52,11 +52,11 @@ from ctml.theory.anil_instances import Constants, TwoLayerTasks
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-cosine_step = 0.3
-starts: int | None = None
-points: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+cosine_step = 0.3  # > 0 and <= 1: fixed inner step on the cosine task
+starts: int | None = None  # >= 1: of gradient descent
+points: int | None = None  # >= 1: of the parameter space
 
 # %% [markdown]
 # ## 3 Configuration

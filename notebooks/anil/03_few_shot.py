@@ -56,13 +56,13 @@ from ctml.timing import in_turns
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-dataset: str | None = None
-outer_steps: int | None = None
-outer_lr: float | None = None
-seeds: int | None = None
-deep_blocks: int | None = None
-device: str | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+dataset: str | None = None  # glyphs | omniglot | cifar_fs | fc100 | mini_imagenet | tiered_imagenet
+outer_steps: int | None = None  # >= 1
+outer_lr: float | None = None  # > 0: of Adam
+seeds: int | None = None  # >= 1: runs of each setting
+deep_blocks: int | None = None  # >= 1 and <= 4: adapted in the nonconvex case
+device: str | None = None  # cpu | cuda | cuda:*: where it runs
 
 # %% [markdown]
 # ## 3 Configuration

@@ -56,10 +56,10 @@ from ctml.timing import in_turns
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-width: int | None = None
-meta_batch: int | None = None
-device: str | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+width: int | None = None  # >= 1: filters of a convolution
+meta_batch: int | None = None  # >= 1: tasks of an outer step
+device: str | None = None  # cpu | cuda | cuda:*: where it runs
 
 # %% [markdown]
 # ## 3 Configuration

@@ -52,12 +52,12 @@ from ctml.theory.fo_b_maml import Inexact, QSuite, tuned_bias_slope
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-lam = 1.0
-suites: int | None = None
-tasks: int | None = None
-dim: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+lam = 1.0  # > 0: pull towards theta
+suites: int | None = None  # >= 1: random sets of tasks
+tasks: int | None = None  # >= 1: of a suite
+dim: int | None = None  # >= 1: of theta
 
 # %% [markdown]
 # ## 3 Configuration

@@ -53,12 +53,12 @@ from ctml.theory.fo_b_maml import GSuite, QSuite, descend, objective
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-lam = 1.0
-q_rate: float | None = None
-g_rate: float | None = None
-suites: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+lam = 1.0  # > 0: pull towards theta
+q_rate: float | None = None  # > 0: outer rate on Q
+g_rate: float | None = None  # > 0: outer rate on G
+suites: int | None = None  # >= 1: random sets of tasks of each problem
 
 # %% [markdown]
 # ## 3 Configuration

@@ -56,11 +56,11 @@ from ctml.theory.fo_b_maml import GSuite, descend, meta_hessian
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seed = 0
-lam = 2.0
-eta = 4.0
-batch: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+lam = 2.0  # > 1: pull towards theta; the cosine's curvature reaches -1
+eta = 4.0  # > 0: rate that all methods are compared at
+batch: int | None = None  # >= 1: tasks of a step
 
 # %% [markdown]
 # ## 3 Configuration

@@ -56,13 +56,13 @@ from ctml.theory import rates
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-ways: int | None = None
-shots: int | None = None
-lam: float | None = None
-nu: float | None = None
-inner_steps: int | None = None
-meta_steps: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+ways: int | None = None  # >= 2 and <= 10: classes of a task
+shots: int | None = None  # >= 1: support signals a class
+lam: float | None = None  # > 0: pull towards theta
+nu: float | None = None  # > 0 and <= 1: share of the query loss in the inner problem
+inner_steps: int | None = None  # >= 1
+meta_steps: int | None = None  # >= 1: outer steps
 
 # %% [markdown]
 # ## 3 Configuration

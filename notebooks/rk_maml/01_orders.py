@@ -52,11 +52,11 @@ from ctml.theory import rk_maml as theory
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-tasks: int | None = None
-dim: int | None = None
-horizon: float | None = None
-finest: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+tasks: int | None = None  # >= 1: where a step averages over tasks
+dim: int | None = None  # >= 1
+horizon: float | None = None  # > 0
+finest: int | None = None  # 16 | 32 | 64 | 128 | 256 | 512 | 1024 | 2048: steps to the horizon
 
 # %% [markdown]
 # ## 3 Configuration

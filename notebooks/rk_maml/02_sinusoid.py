@@ -55,11 +55,11 @@ from ctml.theory.rk_maml import gradient_units
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-meta_steps: int | None = None
-seeds: int | None = None
-shots: int | None = None
-inner_lr: float | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+meta_steps: int | None = None  # >= 1: outer steps
+seeds: int | None = None  # >= 1: runs of each method
+shots: int | None = None  # >= 1
+inner_lr: float | None = None  # > 0: alpha
 
 # %% [markdown]
 # ## 3 Configuration

@@ -51,12 +51,12 @@ from ctml.tasks import FewShot
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-dataset: str | None = None
-ways: int | None = None
-shots: int | None = None
-meta_steps: int | None = None
-seeds: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+dataset: str | None = None  # glyphs | omniglot | cifar_fs | fc100 | mini_imagenet | tiered_imagenet
+ways: int | None = None  # >= 2
+shots: int | None = None  # >= 1: support images a class
+meta_steps: int | None = None  # >= 1: outer steps
+seeds: int | None = None  # >= 1: runs of each method
 
 # %% [markdown]
 # ## 3 Configuration

@@ -63,9 +63,9 @@ except ImportError as missing:
 # ## 2 Parameters
 
 # %% tags=["parameters"]
-PRESET = "quick"
-seeds: int | None = None
-order: str | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seeds: int | None = None  # >= 1: of navigation
+order: str | None = None  # first | second
 
 # %% [markdown]
 # ## 3 Configuration

@@ -57,13 +57,13 @@ from ctml.training import one_cycle
 # `make reproduce NB=side_by_side/01_omniglot SET="ways=20"`.
 
 # %% tags=["parameters"]
-PRESET = "quick"
-dataset: str | None = None
-ways: int | None = None
-shots: int | None = None
-seeds: int | None = None
-meta_steps: int | None = None
-norm: str | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+dataset: str | None = None  # glyphs | omniglot | omniglot or glyphs
+ways: int | None = None  # >= 2: classes of a task
+shots: int | None = None  # >= 1: support images a class
+seeds: int | None = None  # >= 1: of each method
+meta_steps: int | None = None  # >= 1: outer steps
+norm: str | None = None  # transductive | support: which examples batch norm sees
 
 # %% [markdown]
 # ## 3 Configuration
