@@ -12,7 +12,8 @@ import nbformat
 import pytest
 
 from ctml.companion.claims import read_claims
-from ctml.companion.parameters import read_parameters
+from ctml.companion.parameters import check_settings, parse_settings, read_parameters
+from ctml.companion.presets import values_by_preset
 from ctml.companion.project import PRESETS, Notebook, Project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,25 @@ def test_it_has_every_preset(notebook: Notebook) -> None:
     assigned = [n for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "PRESETS"]
     (keys,) = [{ast.literal_eval(k) for k in n.value.keys if k} for n in assigned if isinstance(n.value, ast.Dict)]
     assert keys == set(PRESETS)
+
+
+@each_notebook
+def test_its_parameters_say_what_they_may_be(notebook: Notebook) -> None:
+    text = notebook.source.read_text(encoding="utf-8")
+    known = read_parameters(notebook.source)
+    dial = known.pop("PRESET").range
+    assert dial and dial.choices == PRESETS
+    assert [name for name in known if not name.islower()] == [], "seed, not SEED: the preset alone is in capitals"
+    assert [p.name for p in known.values() if p.range is None and bool not in p.types] == []
+    own = {name: p.default for name, p in known.items()}
+    check_settings({name: value for name, value in own.items() if value is not None}, known, notebook.name)
+    at_presets = values_by_preset(text)
+    assert set(at_presets) >= {"smoke", "quick", "paper"}
+    for values in at_presets.values():
+        given = {name: ast.literal_eval(value) for name, value in values.items() if name in known}
+        check_settings(given, known, notebook.name)
+    for advice in re.findall(r'`SET="([^"]*)"`', text):
+        check_settings(parse_settings(advice), known, notebook.name)
 
 
 @each_notebook

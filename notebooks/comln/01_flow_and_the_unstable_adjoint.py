@@ -46,12 +46,12 @@ from ctml.flows.tableaus import EULER
 from ctml.tasks import Embeddings
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper
-SEED = 0
-largest_eigenvalue: float | None = None  # of the quadratic loss; None: as the preset says
-horizon: float | None = None  # how long its flow runs
-tolerance: float | None = None  # of the solver of its flow
-noise: float | None = None  # spread within a class of the embeddings
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+largest_eigenvalue: float | None = None  # >= 1: of the quadratic loss
+horizon: float | None = None  # > 0: how long its flow runs
+tolerance: float | None = None  # > 0 and < 1: of the solver of its flow
+noise: float | None = None  # > 0: spread within a class of the embeddings
 
 # %% [markdown]
 # ## Configuration
@@ -81,7 +81,7 @@ PRESETS = {
 config = choose(
     PRESETS, PRESET, largest_eigenvalue=largest_eigenvalue, horizon=horizon, tolerance=tolerance, noise=noise
 )
-study = Study("comln", "01_flow_and_the_unstable_adjoint", PRESET, {**asdict(config), "seed": SEED})
+study = Study("comln", "01_flow_and_the_unstable_adjoint", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -123,9 +123,9 @@ config
 
 # %%
 synthetic = Embeddings(ways=5, shots=5, queries=15, d=config.d, noise=config.noise)
-batch = synthetic.sample(config.tasks, ctml.generator(SEED, "embeddings"))
+batch = synthetic.sample(config.tasks, ctml.generator(seed, "embeddings"))
 (features, labels), (query, query_labels) = batch.support, batch.query
-head = synthetic.head(ctml.generator(SEED, "head"))
+head = synthetic.head(ctml.generator(seed, "head"))
 
 
 def weight_space(t, W):
@@ -190,7 +190,7 @@ study.figure(
 
 # %%
 curvature = torch.tensor([1.0, config.largest_eigenvalue])
-angle = 2 * np.pi * torch.rand(config.starts, generator=ctml.generator(SEED, "starts"))
+angle = 2 * np.pi * torch.rand(config.starts, generator=ctml.generator(seed, "starts"))
 starts = 2 * torch.stack([angle.cos(), angle.sin()], dim=1)
 grid = torch.linspace(0, config.horizon, 81)
 options = {"rtol": config.tolerance, "atol": config.tolerance, "method": "dopri5"}

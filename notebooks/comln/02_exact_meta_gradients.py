@@ -47,10 +47,10 @@ from ctml.theory import rates
 from ctml.theory.comln import carried_forward
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper
-SEED = 0
-tasks: int | None = None  # None: as the preset says
-noise: float | None = None  # more noise means an earlier best time to stop
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+tasks: int | None = None  # >= 1: of every check
+noise: float | None = None  # > 0: more noise means an earlier best time to stop
 
 # %% [markdown]
 # ## Configuration
@@ -77,7 +77,7 @@ PRESETS = {
     "smoke": replace(PAPER, tasks=2, steps=(4, 8), longest=1e2, meta_steps=2, starts=(1.0,)),
 }
 config = choose(PRESETS, PRESET, tasks=tasks, noise=noise)
-study = Study("comln", "02_exact_meta_gradients", PRESET, {**asdict(config), "seed": SEED})
+study = Study("comln", "02_exact_meta_gradients", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -111,7 +111,7 @@ config
 
 # %%
 def stream(purpose="tasks"):
-    return ctml.generator(SEED, purpose)
+    return ctml.generator(seed, purpose)
 
 
 def seconds(value):
@@ -289,7 +289,7 @@ twenty = replace(few_shot, d=20).sample(config.tasks, stream())
 
 
 def network():
-    model = MLP([20, 30, 10, 5], torch.tanh, generator=ctml.generator(SEED, "network")).double()
+    model = MLP([20, 30, 10, 5], torch.tanh, generator=ctml.generator(seed, "network")).double()
     model.head.bias.data.zero_()
     return model
 
@@ -323,7 +323,7 @@ def learn_horizon(start):
     learner = ctml.COMLN(model, ctml.cross_entropy, horizon=start)
     history = ctml.meta_train(
         learner, few_shot, optimizer=torch.optim.Adam([learner.log_horizon], lr=0.1), steps=config.meta_steps,
-        meta_batch=8, seed=SEED, watch={"T": lambda learner: learner.horizon}, watch_every=1, progress=False,
+        meta_batch=8, seed=seed, watch={"T": lambda learner: learner.horizon}, watch_every=1, progress=False,
     )  # fmt: skip
     return [T for _, T in history.watched["T"]]
 

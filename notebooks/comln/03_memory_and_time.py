@@ -49,10 +49,10 @@ from ctml.theory import rates
 from ctml.timing import median_seconds
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper
-SEED = 0
-device: str | None = None  # None: as the preset says
-shots: int | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+device: str | None = None  # cpu | cuda | cuda:*: where it runs
+shots: int | None = None  # >= 1
 
 # %% [markdown]
 # ## Configuration
@@ -86,7 +86,7 @@ PRESETS = {
     "smoke": replace(TINY, steps_1600=(1, 2, 4), steps_16000=(1, 2, 4)),
 }
 config = choose(PRESETS, PRESET, device=device, shots=shots)
-study = Study("comln", "03_memory_and_time", PRESET, {**asdict(config), "seed": SEED})
+study = Study("comln", "03_memory_and_time", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -111,7 +111,7 @@ DORMAND_PRINCE = Adaptive(rtol=1e-5, atol=1e-7)
 
 def embeddings(n_tasks, d, dtype=torch.float32):
     """Embeddings of squared norm 800 whatever d: gradient steps of 0.01 are stable on them."""
-    stream, scale = ctml.generator(SEED, "embeddings"), (800 / d) ** 0.5
+    stream, scale = ctml.generator(seed, "embeddings"), (800 / d) ** 0.5
     synthetic = Embeddings(WAYS, config.shots, QUERIES, d=d, noise=1.0, scale=scale, dtype=torch.float32)
     batch = synthetic.sample(n_tasks, stream).to(config.device, dtype)
     return batch, synthetic.head(stream).to(config.device, dtype)
@@ -185,7 +185,7 @@ def cost(method, d, steps):
 
 def maml(steps):
     """The meta-gradient of a whole Conv-4 on random images, as work to be done."""
-    g, side = ctml.generator(SEED, "images"), config.maml_side
+    g, side = ctml.generator(seed, "images"), config.maml_side
     labels = [torch.arange(WAYS).repeat_interleave(n)[None] for n in (config.shots, QUERIES)]
     images = [torch.rand(*y.shape, 1, side, side, generator=g) for y in labels]
     model = Conv4(1, WAYS, width=config.maml_width, side=side, generator=g).to(config.device)

@@ -50,13 +50,13 @@ from ctml.models import Conv4, ResNet12
 from ctml.tasks import FewShot
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper
-datasets: list[str] | None = None  # None: as the preset says
-backbones: list[str] | None = None
-shots: list[int] | None = None
-seeds: int | None = None
-meta_steps: int | None = None
-photographs: str | None = None  # data set of the second setting of `quick`
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+datasets: list | None = None  # each glyphs | omniglot | cifar_fs | mini_imagenet | tiered_imagenet | omniglot or glyphs
+backbones: list[str] | None = None  # each conv4 | resnet12
+shots: list[int] | None = None  # each >= 1
+seeds: int | None = None  # >= 1: runs of each method
+meta_steps: int | None = None  # >= 1: outer steps
+photographs: str | None = None  # cifar_fs | fc100 | mini_imagenet | glyphs | cifar_fs or glyphs
 
 # %% [markdown]
 # ## Configuration

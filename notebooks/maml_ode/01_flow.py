@@ -48,10 +48,10 @@ from ctml.theory import rates
 from ctml.theory.maml_ode import QuadraticMaml, greatest_maml_curvature
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper
-SEED = 0
-alpha: float | None = None  # inner step size; None: as the preset says
-tasks: int | None = None  # number of quadratic tasks
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+alpha: float | None = None  # > 0 and < 1: inner step size
+tasks: int | None = None  # >= 1: number of quadratic tasks
 
 # %% [markdown]
 # ## Configuration
@@ -74,7 +74,7 @@ QUICK = replace(PAPER, starts=5, families=5, picture=240, grid=8)
 SMOKE = replace(QUICK, starts=2, families=2, picture=40, grid=3)
 PRESETS = {"paper": PAPER, "long": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, alpha=alpha, tasks=tasks)
-study = Study("maml_ode", "01_flow", PRESET, {**asdict(config), "seed": SEED})
+study = Study("maml_ode", "01_flow", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -106,16 +106,16 @@ config
 # autograd on a small network with support and query sets.
 
 # %%
-quadratics = Quadratic.draw(config.tasks, 4, ctml.generator(SEED, "quadratic tasks 0"))
-w0 = 3 * torch.randn(config.starts, 4, generator=ctml.generator(SEED, "initial points"), dtype=torch.float64)
+quadratics = Quadratic.draw(config.tasks, 4, ctml.generator(seed, "quadratic tasks 0"))
+w0 = 3 * torch.randn(config.starts, 4, generator=ctml.generator(seed, "initial points"), dtype=torch.float64)
 
 h = 1e-5 * torch.eye(4, dtype=torch.float64)
 difference = (
     maml_loss(quadratics, config.alpha, w0[:, None] + h) - maml_loss(quadratics, config.alpha, w0[:, None] - h)
 ) / 2e-5
 
-batch = Sinusoid().sample(config.tasks, ctml.generator(SEED, "sinusoids")).to(dtype=torch.float64)
-network = MLP([1, 10, 1], activation=torch.tanh, generator=ctml.generator(SEED, "weights")).double()
+batch = Sinusoid().sample(config.tasks, ctml.generator(seed, "sinusoids")).to(dtype=torch.float64)
+network = MLP([1, 10, 1], activation=torch.tanh, generator=ctml.generator(seed, "weights")).double()
 learner = ctml.MAML(network, ctml.mse, inner_lr=config.alpha)
 point = torch.cat([p.detach().flatten() for p in network.parameters()])
 explicit = maml_field(on_batch(learner, batch), config.alpha)(point)
@@ -140,7 +140,7 @@ pd.DataFrame(
 
 # %%
 families = [
-    Quadratic.draw(config.tasks, 4, ctml.generator(SEED, f"quadratic tasks {k}")) for k in range(config.families)
+    Quadratic.draw(config.tasks, 4, ctml.generator(seed, f"quadratic tasks {k}")) for k in range(config.families)
 ]
 closed = [QuadraticMaml(family, config.alpha) for family in families]
 clock = torch.linspace(0, 5, 26, dtype=torch.float64)
@@ -285,7 +285,7 @@ study.figure(
 # * Replace `maml_field` by `first_order_field` in the landscape: a field that is in general the gradient of nothing.
 # * `learner_field(ctml.ANIL(...), batch)` makes the flow of any learner of `ctml`; the flow does not know what it
 #   follows.
-# * `SEED = 1`: other tasks. The orders must not move.
+# * `seed = 1`: other tasks. The orders must not move.
 
 # %%
 study.close()

@@ -53,10 +53,10 @@ from ctml.tasks import CurvatureJump, LogisticRidge, expand
 from ctml.theory.maml_ode import Bounds, least_turned_product, symmetric_part
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper; the one dial
-SEED = 0
-spreads: list | None = None  # heterogeneity of the logistic tasks; None: as the preset says
-fractions: list | None = None  # alpha L of the linear-rate experiment
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+spreads: list[float] | None = None  # each >= 0: heterogeneity of the logistic tasks
+fractions: list[float] | None = None  # each > 0 and < 1: alpha L of the linear-rate experiment
 
 # %% [markdown]
 # ## Configuration
@@ -78,7 +78,7 @@ QUICK = replace(PAPER, times=301, grid=400_001, samples=1000)
 SMOKE = replace(QUICK, spreads=(0.5,), fractions=(0.1,), times=31, grid=20_001, samples=60)
 PRESETS = {"paper": PAPER, "long": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, spreads=spreads, fractions=fractions)
-study = Study("maml_ode", "02_strongly_convex", PRESET, {**asdict(config), "seed": SEED})
+study = Study("maml_ode", "02_strongly_convex", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -212,9 +212,9 @@ study.claim(
 
 # %%
 def follow(spread: float, fraction: float) -> dict:
-    tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=spread)
+    tasks = LogisticRidge.draw(8, ctml.generator(seed, "logistic tasks"), spread=spread)
     field = maml_field(tasks, fraction / tasks.smoothness)
-    w0 = 3 * torch.randn(5, generator=ctml.generator(SEED, "initial point"), dtype=torch.float64)
+    w0 = 3 * torch.randn(5, generator=ctml.generator(seed, "initial point"), dtype=torch.float64)
     t = torch.linspace(0, 60, config.times, dtype=torch.float64)
     path = flow(field, w0, t, rtol=1e-8, atol=1e-10)
     centre = flow(joint_field(tasks), w0, torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
@@ -276,8 +276,8 @@ study.claim("maml_ode-a4", end=linear["end |grad F|"], radius=linear["r_A"])
 # $\ln(|\nabla f(w_0)|/\varepsilon_1)/\mu$ long) brings $w$ to where MAML's own loss is harmless.
 
 # %%
-alike = LogisticRidge.draw(8, ctml.generator(SEED, "logistic tasks"), spread=0.0)
-stream, joint = ctml.generator(SEED, "points around the minimiser"), joint_field(alike)
+alike = LogisticRidge.draw(8, ctml.generator(seed, "logistic tasks"), spread=0.0)
+stream, joint = ctml.generator(seed, "points around the minimiser"), joint_field(alike)
 centre = flow(joint, torch.zeros(5, dtype=torch.float64), torch.tensor([0.0, 200.0], dtype=torch.float64))[-1]
 radius = 12 * torch.rand(config.samples, 1, generator=stream, dtype=torch.float64)
 points = centre + radius * torch.randn(config.samples, 5, generator=stream, dtype=torch.float64)

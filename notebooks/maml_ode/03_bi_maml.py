@@ -52,10 +52,10 @@ from ctml.theory.maml_ode_instances import far_start
 from ctml.theory.rk_maml import gradient_units
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper; the one dial
-SEED = 0
-switches: list | None = None  # thresholds on |grad f|, relative to the start; None: as the preset says
-distances: list | None = None  # how far away the flows on logistic tasks start
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+switches: list[float] | None = None  # each > 0 and < 1: thresholds on |grad f|, relative to the start
+distances: list[float] | None = None  # each > 0: how far away the flows on logistic tasks start
 
 # %% [markdown]
 # ## Configuration
@@ -81,7 +81,7 @@ SHORT = {"switches": (0.1, 0.01), "tolerance": 1e-3, "most": 400, "fractions": (
 SMOKE = replace(QUICK, families=2, dims=(1,), regressions=10, **SHORT)
 PRESETS = {"paper": PAPER, "long": PAPER, "quick": QUICK, "smoke": SMOKE}
 config = choose(PRESETS, PRESET, switches=switches, distances=distances)
-study = Study("maml_ode", "03_bi_maml", PRESET, {**asdict(config), "seed": SEED})
+study = Study("maml_ode", "03_bi_maml", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -141,7 +141,7 @@ def descend(phases: list, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def compare(name: str, family: int, tuned: bool) -> list[dict]:
-    losses, alpha, w0 = far_start(name, ctml.generator(SEED, f"{name} {family}"), config.regressions)
+    losses, alpha, w0 = far_start(name, ctml.generator(seed, f"{name} {family}"), config.regressions)
     joint, maml, first = joint_field(losses), maml_field(losses, alpha), first_order_field(losses, alpha)
     settled = torch.tensor([0.0, 120.0 if name == "logistic" else 30.0], dtype=torch.float64)
     solution = flow(maml, w0, settled, rtol=1e-6, atol=1e-8)[-1]
@@ -228,7 +228,7 @@ study.claim("maml_ode-a15", tuned=tuned, equal=equal)
 THRESHOLDS, TARGET = [1.0, 0.1, 0.01], 1e-4
 eps = torch.tensor(THRESHOLDS, dtype=torch.float64)
 tight = {"rtol": 1e-8, "atol": 1e-10}
-tasks = LogisticRidge.draw(8, ctml.generator(SEED, "logistic 0"))
+tasks = LogisticRidge.draw(8, ctml.generator(seed, "logistic 0"))
 starts = torch.tensor(config.distances)[:, None] * torch.ones(5, dtype=torch.float64) / math.sqrt(5)
 
 
@@ -259,7 +259,7 @@ timed["gain"] = timed["MAML"] - timed["BI-MAML"]
 study.table(timed, "ode_time")
 
 # %%
-(near, *_, far), end = config.distances, 1.02 * float(timed["MAML"].max())
+near, far, end = config.distances[0], config.distances[-1], 1.02 * float(timed["MAML"].max())
 _, joint, maml = fields(config.fractions[-1])
 clock = torch.linspace(0, end, 300, dtype=torch.float64)
 both = biphasic_flow(joint, maml, starts[-1].expand(len(eps), -1), slows_to(joint, eps), end=end, **tight)

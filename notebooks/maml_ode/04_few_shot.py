@@ -49,12 +49,12 @@ from ctml.tasks import FewShot, FixedLabels, Sinusoid
 from ctml.timing import in_turns
 
 # %% tags=["parameters"]
-PRESET = "quick"  # smoke | quick | long | paper; the one dial
-SEED = 0
-seeds: int | None = None  # None: as the preset says
-sinusoid_steps: int | None = None
-image_steps: int | None = None
-dataset: str | None = None
+PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
+seed = 0  # >= 0: of every random draw
+seeds: int | None = None  # >= 1: runs of each method
+sinusoid_steps: int | None = None  # >= 1
+image_steps: int | None = None  # >= 1
+dataset: str | None = None  # glyphs | omniglot | omniglot or glyphs
 
 # %% [markdown]
 # ## Configuration
@@ -86,7 +86,7 @@ LONG = replace(QUICK, sinusoid_steps=70_000, sinusoid_tests=1000, image_steps=20
 PRESETS = {"paper": PAPER, "long": LONG, "quick": QUICK, "smoke": SMOKE}
 given = {"seeds": seeds, "sinusoid_steps": sinusoid_steps, "image_steps": image_steps, "dataset": dataset}
 config = choose(PRESETS, PRESET, **given)
-study = Study("maml_ode", "04_few_shot", PRESET, {**asdict(config), "seed": SEED})
+study = Study("maml_ode", "04_few_shot", PRESET, {**asdict(config), "seed": seed})
 config
 
 # %% [markdown]
@@ -116,7 +116,7 @@ def method(name: str, model, loss, steps: int, inner_lr: float) -> BiMAML:
 
 
 def sinusoid_stack(name: str) -> BiMAML:
-    networks = [MLP([1, 40, 40, 1], generator=ctml.generator(SEED + s, "weights")) for s in range(config.seeds)]
+    networks = [MLP([1, 40, 40, 1], generator=ctml.generator(seed + s, "weights")) for s in range(config.seeds)]
     return stack([method(name, network, ctml.mse, config.sinusoid_steps, 0.01) for network in networks])
 
 
@@ -127,7 +127,7 @@ def sinusoid_stack(name: str) -> BiMAML:
 
 # %%
 stacked = sinusoid_stack("maml")
-batch = Sinusoid().sample(25 * config.seeds, ctml.generator(SEED, "check"))
+batch = Sinusoid().sample(25 * config.seeds, ctml.generator(seed, "check"))
 singles = stacked.unstack()
 stacked.meta_gradient(batch)
 difference = 0.0
@@ -168,7 +168,7 @@ def clipped_mse(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def score_sinusoids(stacked: BiMAML, inner_steps: int = 1) -> torch.Tensor:
     """Return the scores of all seeds on the same test tasks, `(seeds, tasks)`."""
     n = config.sinusoid_tests
-    options = {"n_tasks": n, "tasks_at_once": n, "seed": SEED, "metric": clipped_mse, "inner_steps": inner_steps}
+    options = {"n_tasks": n, "tasks_at_once": n, "seed": seed, "metric": clipped_mse, "inner_steps": inner_steps}
     return torch.stack([ctml.meta_test(run, Sinusoid(), **options).scores for run in stacked.unstack()])
 
 
@@ -176,7 +176,7 @@ def train_sinusoids(name: str, checkpoint) -> dict:
     stacked, steps = sinusoid_stack(name), (0, 1, 2, 5, 10)
     history = ctml.meta_train(
         stacked, Sinusoid(), optimizer=torch.optim.Adam(stacked.parameters(), 1e-3), steps=config.sinusoid_steps,
-        meta_batch=25 * config.seeds, seed=SEED, checkpoint=checkpoint, progress=False,
+        meta_batch=25 * config.seeds, seed=seed, checkpoint=checkpoint, progress=False,
         watch={"units": lambda run: run.units, "mse": lambda run: score_sinusoids(run).mean(1)},
         watch_every=config.sinusoid_steps // MARKS,
     )  # fmt: skip
@@ -288,7 +288,7 @@ def train_images(name: str, kind: str, method_name: str, seed: int, checkpoint) 
     learner = method(method_name, network, ctml.cross_entropy, config.image_steps, 0.4)
 
     def score(run: BiMAML) -> float:
-        return ctml.meta_test(run, test, n_tasks=config.image_tests, seed=SEED, inner_steps=3).interval.mean
+        return ctml.meta_test(run, test, n_tasks=config.image_tests, seed=seed, inner_steps=3).interval.mean
 
     history = ctml.meta_train(
         learner, train, optimizer=torch.optim.Adam(learner.parameters(), 1e-3), steps=config.image_steps,
@@ -300,7 +300,7 @@ def train_images(name: str, kind: str, method_name: str, seed: int, checkpoint) 
 
 
 order = product(KINDS, IMAGE_METHODS, range(config.image_seeds))
-jobs = [{"name": name, "kind": kind, "method_name": m, "seed": SEED + s} for kind, m, s in order]
+jobs = [{"name": name, "kind": kind, "method_name": m, "seed": seed + s} for kind, m, s in order]
 images = pd.DataFrame(study.map(train_images, jobs))
 images["before training"] = images["accuracy"].str[0]
 images["at the end"] = images["accuracy"].str[-1]
