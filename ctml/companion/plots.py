@@ -202,6 +202,28 @@ def powers(ax: "Axes", heights: Mapping[int, float]) -> None:
     ax.tick_params(axis="y", which="minor", left=False)  # over so many decades they say nothing
 
 
+def heat(ax: "Axes", table: Any, blocks: int = 0) -> None:
+    """Draw a table as a heat map, zero white, negative blue and positive red, its own bar beside it.
+
+    Args:
+        ax: where to draw.
+        table: `(rows, columns)`.
+        blocks: lines after so many rows and columns; 0: none.
+    """
+    table = np.asarray(table, float)
+    most = np.abs(table).max()
+    drawn = ax.imshow(table, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, ax=ax, shrink=0.8)
+    ax.grid(False)
+    ax.set(xticks=[], yticks=[])
+    for place in range(blocks, len(table), blocks or 1) if blocks else ():
+        ax.axhline(place - 0.5, color="0.6", lw=0.5)
+    for place in range(blocks, table.shape[1], blocks or 1) if blocks else ():
+        ax.axvline(place - 0.5, color="0.6", lw=0.5)
+
+
 def landscape(
     ax: "Axes",
     loss: Callable[["Tensor"], "Tensor"],

@@ -7,6 +7,12 @@ rates, the eigenvalues of A G, are real and not negative, and with Y = G^1/2 B G
 
     d(I - Y)/dt = -G^1/2 A G^1/2 (I - Y):     |I - Y| can only fall from its start
 
+In the norm |v|_G = (v' G v)^1/2 two solutions can only come closer, those of s as those of B and z along one path of s:
+`growth_of_a_nudge` pushes them and looks. What remains after a push is bounded, and so are B and z (with kappa the
+condition number of Phi Phi^T; r = source - G X has dr/dt = d source/dt - G A r, which shrinks in |r|_{G^-1}):
+
+    |B| <= kappa^1/2 T / 2M  and  |B| <= 2 / lambda_min,      |z| <= (kappa (M + 1) / M)^1/2 T^2 / 2M  (Frobenius)
+
 The paper states the stability; its proof could not be read, the argument is ours.
 """
 
@@ -53,6 +59,22 @@ class Carried(NamedTuple):
             "contraction": float(self.contraction().max()),
         }
 
+    def bounds(self, horizon: float) -> dict[str, float]:
+        """Return what the norms of B and z at T cannot exceed, whatever the labels and the head.
+
+        Raises:
+            ValueError: if the embeddings of a task are linearly dependent, for which there is no such bound.
+        """
+        values, support = torch.linalg.eigvalsh(self.G), self.G.shape[-1]
+        least, most = values[:, 0], values[:, -1]
+        if (least <= most * support * torch.finfo(values.dtype).eps).any():
+            raise ValueError(f"G has rank below {support}: the bounds need linearly independent embeddings (M <= d)")
+        reach = (most / least).sqrt() * horizon / (2 * support)  # |A_i| <= 1 / 2M for any probabilities
+        return {
+            "B": float(torch.minimum(reach, 2 / least).max()),
+            "z": float(reach.max()) * horizon * (1 + 1 / support) ** 0.5,
+        }
+
     def _full_B(self) -> Float[Tensor, "tasks MN MN"]:
         return self.B.flatten(3).flatten(1, 2)
 
@@ -90,6 +112,48 @@ def carried_forward(
         system.curvature(system.residual(s)[1]) / horizon,
         system.gram,
     )
+
+
+def growth_of_a_nudge(
+    features: Float[Tensor, "1 M d"],
+    labels: Int[Tensor, "1 M"],
+    head: Float[Tensor, "N d"],
+    horizon: float,
+    solver: Steps,
+    *,
+    nudges: int,
+    stream: torch.Generator,
+    size: float = 1e-4,
+    system: type[Sensitivities] = Sensitivities,
+) -> dict[str, float]:
+    """Push the state of one task at t = 0 at random, follow it to T, and compare with the path that was not pushed.
+
+    Args:
+        features, labels, head, horizon, solver: as in `carried_forward`.
+        nudges: how many random pushes; the largest growth is returned.
+        stream: draws them.
+        size: of the push of s; B and z obey linear equations, for which it does not matter.
+        system: the right-hand side, to be replaced by one that is not stable.
+
+    Returns:
+        |push at T| over |push at 0|, in the norm of G: of "s", and of "B and z" along an unpushed path of s.
+    """
+    features, labels = features.expand(nudges, -1, -1), labels.expand(nudges, -1)
+    given = HeadFlow.of(features, labels, head, features.new_tensor(horizon), None, CrossEntropy())
+    flow = system(given)
+    push = torch.randn(flow.start().shape, generator=stream, dtype=features.dtype)
+    of_s, of_both = push.clone(), push.clone()
+    of_s[:, flow.of_s :] = 0
+    of_both[:, : flow.of_s] = 0
+
+    def apart(start: Tensor, part: int) -> Tensor:
+        """Return the distance in that part of the state, before and after."""
+        ends = [solver.integrate(flow.slope, y, watched=flow).final for y in (flow.start() + start, flow.start())]
+        both = (flow.split(start)[part], flow.split(ends[0] - ends[1])[part])
+        before, after = ((v.flatten(2).mul(flow.gram @ v.flatten(2))).sum((1, 2)).sqrt() for v in both)
+        return after / before
+
+    return {"s": float(apart(size * of_s, 0).max()), "B and z": float(apart(of_both, 1).max())}
 
 
 def _root(matrix: Float[Tensor, "tasks n n"]) -> Float[Tensor, "tasks n n"]:

@@ -186,3 +186,11 @@ def test_a_landscape_has_the_level_lines_of_its_loss(ax) -> None:
     for level, path in zip(levels.levels, levels.get_paths(), strict=True):
         if len(path.vertices) and level > 0:
             assert path.vertices[:, 0] ** 2 + 4 * path.vertices[:, 1] ** 2 == pytest.approx(level, rel=2e-2)
+
+
+def test_a_heat_map_is_white_at_zero_and_ruled_between_blocks(ax) -> None:
+    plots.heat(ax, np.array([[1.0, -4.0, 0.0, 2.0]] * 4), blocks=2)
+    (image,) = ax.images
+    assert image.get_clim() == (-4, 4)
+    assert image.cmap(image.norm(0.0))[:3] == pytest.approx((0.97, 0.97, 0.97), abs=0.01)
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_xdata()[0] == line.get_xdata()[1]] == [1.5]

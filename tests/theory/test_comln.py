@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torchdiffeq import odeint
 
 from ctml.flows.gradient_flow import Adaptive, CrossEntropy, SquaredError
+from ctml.flows.gradient_flow.forward import Sensitivities
 from ctml.rng import generator
 from ctml.tasks import Embeddings
-from ctml.theory.comln import carried_forward
+from ctml.theory.comln import carried_forward, growth_of_a_nudge
 
 TASKS = Embeddings(ways=3, shots=2, queries=0, d=8)
 TIGHT = Adaptive(1e-11, 1e-13)
@@ -79,3 +80,66 @@ def test_stability_states_the_extremes_over_the_tasks(task):
         extreme = min if name == "slowest" else max
         assert value == pytest.approx(extreme(one[name] for one in each), abs=1e-8)
     assert both["B"] <= 3.0 * 0.5 / M  # T max |A|
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_b_and_z_stay_below_bounds_of_their_own(seed):
+    stream = generator(seed, "t")
+    (features, labels), head = TASKS.sample(1, stream).support, TASKS.head(stream)
+    for horizon in (0.01, 0.1, 10.0, 1000.0):
+        carried = carried_forward(features, labels, head, horizon, Adaptive(1e-8, 1e-10))
+        found, bound = carried.stability(), carried.bounds(horizon)
+        assert found["B"] < bound["B"]
+        assert found["z"] < bound["z"]
+
+
+def test_orthonormal_embeddings_of_one_probability_reach_a_fixed_part_of_the_bound_at_once():
+    # kappa = 1 and p = (1/2, 1/2): A = [[1, -1], [-1, 1]] / 4M has norm 1 / 2M, so at small T the bound is attained.
+    features, labels = torch.eye(4, dtype=torch.float64)[None], torch.tensor([[0, 0, 1, 1]])
+    head, horizon = torch.zeros(2, 4, dtype=torch.float64), 1e-4
+    carried = carried_forward(features, labels, head, horizon, TIGHT)
+    assert carried.stability()["B"] == pytest.approx(carried.bounds(horizon)["B"], rel=1e-3)
+
+
+def test_dependent_embeddings_have_no_bound(task):
+    features, labels, head = task
+    features = features.clone()
+    features[:, 1] = features[:, 0]
+    with pytest.raises(ValueError, match="independent"):
+        carried_forward(features, labels, head, 1.0, TIGHT).bounds(1.0)
+
+
+class Reversed(Sensitivities):
+    """Time runs backwards: what contracts expands."""
+
+    def slope(self, state, out):
+        super().slope(state, out)
+        out.neg_()
+
+
+def test_a_push_fades_and_grows_where_time_runs_backwards(task):
+    features, labels, head = task
+    features, labels = features[:1], labels[:1]
+    options = {"nudges": 3, "solver": Adaptive(1e-7, 1e-9)}
+    for horizon in (1.0, 30.0):
+        left = growth_of_a_nudge(features, labels, head, horizon, stream=generator(0, "n"), **options)
+        assert max(left.values()) < 1
+    for name, factor in growth_of_a_nudge(
+        features, labels, head, 10.0, stream=generator(0, "n"), system=Reversed, **options
+    ).items():
+        assert factor > 1.5, name
+
+
+def test_a_push_of_b_and_z_fades_as_the_matrix_exponential_says(task):
+    features, labels, head = task
+    labels, horizon = labels[:1], 5e-3  # so short that A is that of the start
+    left = growth_of_a_nudge(features[:1], labels, head, horizon, TIGHT, nudges=1, stream=generator(0, "n"))
+    carried = carried_forward(features[:1], labels, head, 1e-6, TIGHT)
+    A = torch.block_diag(*carried.A[0])
+    G = torch.kron(carried.G[0], torch.eye(N, dtype=torch.float64))
+    columns = M * N + M * M
+    push = torch.randn(M * N * (1 + columns), generator=generator(0, "n"), dtype=torch.float64)[M * N :]
+    push = push.view(M * N, columns)
+    after = torch.linalg.matrix_exp(-horizon * A @ G) @ push
+    expected = ((after * (G @ after)).sum() / (push * (G @ push)).sum()).sqrt()
+    assert left["B and z"] == pytest.approx(float(expected), rel=1e-6)
