@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ctml.companion.project import PRESETS, Refusal, check_known
 from ctml.companion.ranges import Range, is_finite, read_comment
 
 _NAMED_TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+_NOT_PASSED_ON = set | bytes | complex | type(...)  # papermill writes them into no notebook
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def parameters_in(text: str, file: str) -> dict[str, Parameter]:
             raise Refusal(
                 f"{file}: parameter {ast.unparse(target)} must be a literal, not {ast.unparse(value)!r}."
             ) from None
-        if isinstance(default, tuple | set | bytes | complex):
+        if isinstance(default, tuple | _NOT_PASSED_ON):
             raise Refusal(
                 f"{file}: parameter {ast.unparse(target)} must be a number, text, list or dict, "
                 "since papermill passes no other."
@@ -164,11 +166,15 @@ def parse_settings(text: str) -> dict[str, Any]:
         if name in settings:
             raise Refusal(f"SET gives {name} twice: {settings[name]!r} and {value}.")
         try:
-            settings[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python's advice on how to write it better
+                settings[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             if value[0] in "'\"([{":
                 raise Refusal(f"Cannot read {word!r} in SET: {value} is no Python literal.") from None
             settings[name] = value
+        if isinstance(settings[name], _NOT_PASSED_ON):
+            raise Refusal(f"Cannot read {word!r} in SET: write a number, text, list or dict.")
     return settings
 
 

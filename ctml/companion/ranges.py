@@ -4,6 +4,7 @@
     alpha = 0.1  # > 0 and < 1: inner step size
     order: str | None = None  # first | second
     shots: list[int] | None = None  # each >= 1
+    distances: list[float] | None = None  # 2 or more, each > 0
     device = "cpu"  # cpu | cuda | cuda:*
 
 Invariant: the words before the colon are the range and the words after it say what the parameter is. A comment that
@@ -21,6 +22,7 @@ from typing import Any
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
+_MANY = re.compile(r"(?:(\d+) or more, )?each ")
 _BOUND = re.compile(r"(>=|<=|>|<) (-?\d[\d_.]*(?:e-?\d+)?)")
 _CHOICE = re.compile(r"[\w.+/:*-]+(?: or [\w.+/:*-]+)?")  # "omniglot or glyphs" is one choice: whichever there is
 
@@ -33,18 +35,19 @@ class Range:
         text: the range as it is written.
         bounds: every comparison that must hold, as (sign, number).
         choices: the values that exist, in their text; `*` stands for any letters.
-        each: whether it is the values in a list that are meant; the list then holds one or more.
+        least: how many values a list holds at least; none where the parameter is no list.
     """
 
     text: str
     bounds: tuple[tuple[str, float], ...] = ()
     choices: tuple[str, ...] = ()
-    each: bool = False
+    least: int | None = None
 
     def holds(self, value: Any) -> bool:
         """Tell whether a value lies in the range."""
-        values = value if self.each and isinstance(value, list | tuple) else [value]
-        return len(values) > 0 and all(self._holds_one(v) for v in values)
+        if self.least is None:
+            return self._holds_one(value)
+        return isinstance(value, list | tuple) and len(value) >= self.least and all(map(self._holds_one, value))
 
     def _holds_one(self, value: Any) -> bool:
         if self.choices:
@@ -67,11 +70,12 @@ def read_comment(comment: str) -> tuple[Range | None, str]:
 
 
 def _read(text: str) -> Range | None:
-    each, rest = text.startswith("each "), text.removeprefix("each ")
+    many = _MANY.match(text)
+    least, rest = (int(many[1] or 1), text[many.end() :]) if many else (None, text)
     bounds = [_BOUND.fullmatch(part) for part in rest.split(" and ")]
     if all(bounds):
-        return Range(text, bounds=tuple((m[1], float(m[2])) for m in bounds if m), each=each)
+        return Range(text, bounds=tuple((m[1], float(m[2])) for m in bounds if m), least=least)
     choices = rest.split(" | ")
     if len(choices) > 1 and all(_CHOICE.fullmatch(choice) for choice in choices):
-        return Range(text, choices=tuple(choices), each=each)
+        return Range(text, choices=tuple(choices), least=least)
     return None

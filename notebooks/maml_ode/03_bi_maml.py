@@ -55,7 +55,7 @@ from ctml.theory.rk_maml import gradient_units
 PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
 seed = 0  # >= 0: of every random draw
 switches: list[float] | None = None  # each > 0 and < 1: thresholds on |grad f|, relative to the start
-distances: list[float] | None = None  # each > 0: how far away the flows on logistic tasks start
+distances: list[float] | None = None  # 2 or more, each > 0: how far away the flows on logistic tasks start
 
 # %% [markdown]
 # ## Configuration
@@ -259,7 +259,7 @@ timed["gain"] = timed["MAML"] - timed["BI-MAML"]
 study.table(timed, "ode_time")
 
 # %%
-near, far, end = config.distances[0], config.distances[-1], 1.02 * float(timed["MAML"].max())
+(near, *_, far), end = config.distances, 1.02 * float(timed["MAML"].max())
 _, joint, maml = fields(config.fractions[-1])
 clock = torch.linspace(0, end, 300, dtype=torch.float64)
 both = biphasic_flow(joint, maml, starts[-1].expand(len(eps), -1), slows_to(joint, eps), end=end, **tight)

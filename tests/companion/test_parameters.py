@@ -17,6 +17,7 @@ rate = 0.1  # > 0 and < 1
 order: str | None = None  # first | second
 shots: list[int] | None = None  # each >= 1
 device = "cpu"  # cpu | cuda | cuda:*: where it runs
+far: list[float] | None = None  # 2 or more, each > 0
 letters = "glyphs"  # glyphs | omniglot or glyphs
 free = 1.0  # a number that means something else
 """
@@ -116,7 +117,8 @@ def test_a_comment_states_the_range(tmp_path: Path) -> None:
     known = read_parameters(notebook(tmp_path, RANGES))
     assert {name: p.range and p.range.text for name, p in known.items() if name != "PRESET"} == {
         "seeds": ">= 1", "rate": "> 0 and < 1", "order": "first | second", "shots": "each >= 1",
-        "device": "cpu | cuda | cuda:*", "letters": "glyphs | omniglot or glyphs", "free": None,
+        "device": "cpu | cuda | cuda:*", "far": "2 or more, each > 0", "letters": "glyphs | omniglot or glyphs",
+        "free": None,
     }  # fmt: skip
     assert known["seeds"].meaning == "runs of each method; None: as the preset says"
     assert known["free"].meaning == "a number that means something else"
@@ -142,6 +144,8 @@ def test_a_comment_states_the_range(tmp_path: Path) -> None:
         ("shots", [5, 0], r"shots must be each >= 1, not \[5, 0\]"),
         ("shots", [1.5], r"shots takes list\[int\] or None \(default None\), not \[1.5\] of type list"),
         ("shots", 5, r"shots takes list\[int\] or None"),
+        ("far", [1], r"far must be 2 or more, each > 0, not \[1\]"),
+        ("far", [1, 0.0], "far must be 2 or more"),
         ("device", "tpu", "device must be cpu"),
         ("letters", "nonsense or glyphs", "letters must be glyphs"),
     ],

@@ -120,7 +120,7 @@ def _read(entry: Mapping[str, Any], number: int, path: Path) -> Claim:
     for field in ("accept", "trend", "measure"):
         if field in entry:
             try:
-                _, names = read_rule(entry[field])
+                _, names = read_rule(entry[field], decides=field != "measure")
             except RuleError as error:
                 raise ClaimError(f"{name}: {field}: {error}.") from None
             if "value" in names and "value" not in entry:

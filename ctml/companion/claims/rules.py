@@ -1,11 +1,15 @@
 """Acceptance rules of claims: small expressions over named samples, read from `claims.toml` and never executed as code.
 
-Invariant: a rule can only compare, calculate and call the functions listed here; everything else is refused when the
-file is read, long before a result exists.
+Invariants:
+    * A rule can only compare, calculate and call the functions listed here, each with its number of arguments, since
+      numpy would write into a second one; all else is refused when the file is read, long before a result exists.
+    * What decides is a comparison of samples: a number that counts as true, or a rule without a sample, is refused.
+    * Nothing is true of an empty sample, on the way neither: `all(diff(x) > 0)` of one value is no decision.
 """
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +21,10 @@ from ctml.statistics import Interval, interval
 
 class RuleError(ValueError):
     """A rule that cannot be read or does not fit its samples."""
+
+
+class TooFew(RuleError):
+    """Samples with too few values for the rule to decide anything."""
 
 
 def ci_low(sample: Any, level: float = 0.95) -> float:
@@ -46,15 +54,17 @@ def equivalent(sample: Any, margin: float) -> bool:
 def slope(x: Any, y: Any) -> float:
     """Return the least-squares slope of y over x, which is the order of a method when both are logarithms."""
     x, y = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
-    if x.size != y.size or x.size < 2:
-        raise RuleError(f"slope needs two samples of equal size, two values or more: got {x.size} and {y.size}")
+    if x.size != y.size:
+        raise RuleError(f"slope needs two samples of equal size: got {x.size} and {y.size}")
+    if x.size < 2:
+        raise TooFew(f"slope needs two values or more, got {x.size}")
     return float(np.polyfit(x, y, 1)[0])
 
 
 def _interval(sample: Any, level: float) -> Interval:
     values = np.asarray(sample, float).ravel()
     if values.size < 2:
-        raise RuleError(f"an interval needs two values or more, got {values.size}")
+        raise TooFew(f"an interval needs two values or more, got {values.size}")
     return interval(torch.tensor(values), level)
 
 
@@ -64,6 +74,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": np.sqrt, "diff": np.diff, "first": lambda s: np.ravel(s)[0], "last": lambda s: np.ravel(s)[-1],
     "ci_low": ci_low, "ci_high": ci_high, "overlaps": overlaps, "equivalent": equivalent, "slope": slope,
 }  # fmt: skip
+
+_ARGUMENTS = {"ci_low": (1, 2), "ci_high": (1, 2), "overlaps": (4,), "equivalent": (2,), "slope": (2,)}  # others: one
+_TRUE_OR_FALSE = ("all", "any")  # of a comparison
+_LONGEST = 1000  # letters
 
 _BINARY = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -75,18 +89,36 @@ _COMPARE = {
 }  # fmt: skip
 
 
-def read_rule(text: str) -> tuple[ast.expr, set[str]]:
+def read_rule(text: str, *, decides: bool = False) -> tuple[ast.expr, set[str]]:
     """Return a rule's expression and the names of its samples.
+
+    Args:
+        decides: the rule must say yes or no to samples (a measure is any number).
 
     Raises:
         RuleError: naming what a rule may not contain.
     """
+    if len(text) > _LONGEST:
+        raise RuleError(f"a rule has at most {_LONGEST} letters, not {len(text)}")
+    names: set[str] = set()
     try:
-        rule = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's advice on how to write it better
+            rule = ast.parse(text.strip(), mode="eval").body
+        _check(rule, names)
+        says = not decides or _decides(rule)
     except SyntaxError as error:
         raise RuleError(f"cannot read the rule {text!r}: {error.msg}") from None
-    names: set[str] = set()
-    _check(rule, names)
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, RuleError):
+            raise
+        raise RuleError(f"cannot read the rule {text!r}: {error}") from None
+    except (RecursionError, MemoryError):
+        raise RuleError(f"cannot read the rule {text[:60]!r}...: it is nested too deeply") from None
+    if not says:
+        raise RuleError(f"{text!r} says neither yes nor no: compare something, as in 'mean(error) < 0.1'")
+    if decides and not names:
+        raise RuleError(f"{text!r} decides without a sample")
     return rule, names
 
 
@@ -94,6 +126,7 @@ def evaluate(text: str, samples: Mapping[str, Any]) -> Any:
     """Return the value of a rule over samples.
 
     Raises:
+        TooFew: when there is nothing, somewhere in the rule, to decide on.
         RuleError: when a sample is missing or has the wrong size, or the value cannot be calculated.
     """
     rule, names = read_rule(text)
@@ -104,14 +137,32 @@ def evaluate(text: str, samples: Mapping[str, Any]) -> Any:
     try:
         with np.errstate(all="ignore"):
             return _value(rule, samples)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except TooFew as error:
+        raise TooFew(f"the rule {text!r} cannot be calculated: {error}") from None
+    except (ValueError, TypeError, IndexError, ArithmeticError, RecursionError) as error:
         raise RuleError(f"the rule {text!r} cannot be calculated: {error}") from None
+
+
+def _decides(node: ast.expr) -> bool:
+    """Tell whether an expression is true or false, and not a number that might count as one."""
+    match node:
+        case ast.Compare():
+            return True
+        case ast.BoolOp(values=values):
+            return all(map(_decides, values))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return _decides(operand)
+        case ast.Call(func=ast.Name(id=name), args=[argument]) if name in _TRUE_OR_FALSE:
+            return _decides(argument)
+        case ast.Call(func=ast.Name(id=name)):
+            return name in ("overlaps", "equivalent")
+    return False
 
 
 def _check(node: ast.expr, names: set[str]) -> None:
     match node:
-        case ast.Constant(value=bool() | int() | float()):
-            pass
+        case ast.Constant(value=bool() | int() | float() as value):
+            float(value)  # a whole number that fits into none would be calculated with for ever
         case ast.Name(id=name):
             names.add(name)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() | ast.Not(), operand=operand):
@@ -126,6 +177,9 @@ def _check(node: ast.expr, names: set[str]) -> None:
             for value in (left, *others):
                 _check(value, names)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            counts = _ARGUMENTS.get(name, (1,))
+            if len(arguments) not in counts:
+                raise RuleError(f"{name} takes {' or '.join(map(str, counts))} samples, not {len(arguments)}")
             for argument in arguments:
                 _check(argument, names)
         case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
@@ -135,9 +189,16 @@ def _check(node: ast.expr, names: set[str]) -> None:
 
 
 def _value(node: ast.expr, samples: Mapping[str, Any]) -> Any:
+    value = _calculated(node, samples)
+    if np.size(value) == 0:
+        raise TooFew(f"{ast.unparse(node)} is empty")
+    return value
+
+
+def _calculated(node: ast.expr, samples: Mapping[str, Any]) -> Any:
     match node:
-        case ast.Constant(value=value):
-            return value
+        case ast.Constant(value=bool() | int() | float() as value):
+            return value if isinstance(value, bool) else float(value)
         case ast.Name(id=name):
             return samples[name]
         case ast.UnaryOp(op=ast.Not(), operand=operand):

@@ -1,6 +1,7 @@
 """The verdicts that samples earn.
 
-Invariant: a verdict is computed from samples by the claim's rule; nobody types one. NaN never decides for a claim.
+Invariant: a verdict is computed from samples by the claim's rule; nobody types one. NaN never decides for a claim, and
+where there are no values, or too few for the rule, nothing is decided.
 
     a paper's statement    reproduced, same trend, not reproduced
     ours or derived here   checked, failed                             (a derivation has no paper's run to reproduce)
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from ctml.companion.claims.claim import Claim, ClaimError
-from ctml.companion.claims.rules import RuleError, evaluate
+from ctml.companion.claims.rules import RuleError, TooFew, evaluate
 from ctml.statistics import interval
 
 REPRODUCED, SAME_TREND, NOT_REPRODUCED, NOT_ASSESSED = "reproduced", "same trend", "not reproduced", "not assessed"
@@ -67,6 +68,8 @@ def judge(claim: Claim, samples: Mapping[str, Any], *, unassessed: str = "") -> 
         accepted = bool(np.all(evaluate(claim.accept, given)))
         trend = claim.trend is not None and bool(np.all(evaluate(claim.trend, given)))
         measured = _measured(claim, arrays, given)
+    except TooFew as error:
+        return Verdict(claim, NOT_ASSESSED, "too few values", unassessed or str(error))
     except RuleError as error:
         raise ClaimError(f"claim {claim.id!r}: {error}.") from None
     if unassessed:

@@ -1,6 +1,9 @@
 """Rules read, calculate and refuse as they should; verdicts follow from samples alone."""
 
+import contextlib
 import math
+import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ from scipy import stats
 
 from ctml.companion.claims import Claim, ClaimError, judge, read_claims
 from ctml.companion.claims.rules import RuleError, evaluate, read_rule
+from ctml.companion.parameters import Parameter, check_settings, parse_settings
+from ctml.companion.project import Refusal
 
 CLAIM = Claim(
     "demo-a", "small", "Eq. 1", "number", "n", "max(error) <= value", "quick", "seen", "median(error) <= value", 0.1
@@ -132,6 +137,92 @@ def test_a_reason_not_to_assess_keeps_the_measurement() -> None:
         "judged only at preset paper",
         "error 0.01",
     )
+
+
+@pytest.mark.parametrize(
+    ("accept", "sample"),
+    [
+        ("all(diff(error) > 0)", [1.0]),
+        ("not any(diff(error) > 0)", [1.0]),
+        ("all(diff(diff(error)) > 0) or mean(error) > 0", [1.0, 2.0]),
+        ("ci_low(error) > 0", [1.0]),
+        ("equivalent(error, 1)", 0.0),
+        ("abs(slope(error, error) - 1) < 1", [1.0]),
+        ("max(error) > 0", []),
+        ("max(error) > 0", np.empty((3, 0))),
+    ],
+)
+def test_nothing_is_decided_where_there_is_too_little(accept: str, sample: Any) -> None:
+    claim = Claim("demo-a", "s", "w", "rate", "n", accept, "quick", "seen")
+    assert judge(claim, {"error": sample}).verdict == "not assessed"
+    assert judge(replace(claim, source="ours"), {"error": sample}).verdict == "not assessed"
+
+
+@pytest.mark.parametrize(
+    "rule", ["1 < 2", "True", "mean(error)", "any(error)", "0.1", "not mean(error)", "a and b > 1"]
+)
+def test_a_rule_that_decides_nothing_is_refused(rule: str) -> None:
+    with pytest.raises(RuleError, match=r"says neither yes nor no|decides without a sample"):
+        read_rule(rule, decides=True)
+
+
+def test_a_rule_leaves_the_samples_as_they_are() -> None:
+    sample = np.array([-1.0, 2.0])
+    with pytest.raises(RuleError, match="abs takes 1 samples, not 2"):
+        evaluate("max(abs(error, error)) > 0", {"error": sample})  # numpy would write into the second
+    assert sample.tolist() == [-1, 2]
+
+
+# Pieces that a hostile rule or setting is made of; the first would leave a file if anything were executed.
+PIECES = (
+    "__import__('pathlib').Path('{trap}').touch()", "open('{trap}','w')", "exec('open(\"{trap}\",\"w\")')", "eval",
+    "(", ")", "[", "]", "{", "}", "{[]:1}", "{{}}", "lambda: 1", "f'{1}'", "a", "error", "value", "mean(",
+    "ci_low(error, 2)", "max(error, 0, error)", "diff(error)", "**", "9**9**9**9**9", "1e400", "10" * 400, "-" * 300,
+    "not " * 100, "((" * 120, "0 < ", " == ", " and ", " or ", "+", "/ 0", "@", ":=", "if", "else", "'", '"', "\\",
+    "\x00", "\n", "é", "\u202e", "=", ".__class__", ".__globals__", "[0]", "None", "True", "...", "0x", "1_0", "1j",
+    "b'x'", "#", ",", " ", "=1 b=", "-" * 3000, "yield",
+)  # fmt: skip
+
+
+def hostile(trap: Path, n: int = 1000) -> list[str]:
+    draw = random.Random(0)
+    return ["".join(draw.choices(PIECES, k=draw.randint(1, 7))).replace("{trap}", str(trap)) for _ in range(n)]
+
+
+def test_a_thousand_hostile_rules_calculate_or_are_refused(tmp_path: Path) -> None:
+    trap, sample = tmp_path / "executed", np.array([0.1, 0.2, 0.3])
+    samples = {"error": sample, "a": np.array(1.0), "value": 0.1}
+    ends = Counter()
+    for text in hostile(trap):
+        for whole in (text, f"mean(error) < {text}"):
+            try:
+                evaluate(whole, samples)
+                ends["calculated"] += 1
+            except RuleError:
+                ends["refused"] += 1
+    assert not trap.exists()
+    assert sample.tolist() == [0.1, 0.2, 0.3]
+    assert ends["calculated"] >= 10 and ends["refused"] >= 1000 and sum(ends.values()) == 2000
+
+
+def test_a_thousand_hostile_settings_are_values_or_refused(tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    ends = Counter()
+    for text in hostile(trap):
+        for whole in (text, f"rate={text}", f"name={text} rate=1"):
+            try:
+                settings = parse_settings(whole)
+                ends["read"] += 1
+            except Refusal:
+                ends["refused"] += 1
+                continue
+            for value in settings.values():
+                assert type(value).__module__ == "builtins" and not callable(value)
+            known = {"rate": Parameter("rate", 0.1, (float,)), "name": Parameter("name", "a", (str,))}
+            with contextlib.suppress(Refusal):
+                check_settings(settings, known, "demo")
+    assert not trap.exists()
+    assert ends["read"] >= 100 and ends["refused"] >= 100 and sum(ends.values()) == 3000
 
 
 def test_samples_of_the_wrong_size_are_an_error_of_the_notebook() -> None:
