@@ -56,7 +56,7 @@ from ctml.theory.maml_ode import Bounds, least_turned_product, symmetric_part
 PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
 seed = 0  # >= 0: of every random draw
 spreads: list[float] | None = None  # each >= 0: heterogeneity of the logistic tasks
-fractions: list[float] | None = None  # each > 0 and <= 0.66: alpha L of the linear-rate experiment
+fractions: list[float] | None = None  # each > 0 and < 1: alpha L of the linear-rate experiment
 
 # %% [markdown]
 # ## Configuration

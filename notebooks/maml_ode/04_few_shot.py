@@ -52,7 +52,7 @@ from ctml.timing import in_turns
 PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
 seed = 0  # >= 0: of every random draw
 seeds: int | None = None  # >= 1: runs of each method
-sinusoid_steps: int | None = None  # >= 1
+sinusoid_steps: int | None = None  # >= 10: outer steps; a score after each tenth
 image_steps: int | None = None  # >= 1
 dataset: str | None = None  # glyphs | omniglot | omniglot or glyphs
 
