@@ -3,13 +3,17 @@
 relative error       |found - exact| / |exact|
 angle                arccos of <x, y> / |x||y|, in degrees
 central difference   (f(x + eps e_j) - f(x - eps e_j)) / 2 eps
+
+And MAML's meta-gradient by its definition, task after task, against which every batched road is held.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import functional_call
 
 from ctml.checks import positive
 
@@ -41,3 +45,25 @@ def central_differences(
     positive("eps", eps)
     units = torch.eye(len(x), dtype=x.dtype, device=x.device)
     return torch.stack([(f(x + eps * e) - f(x - eps * e)) / (2 * eps) for e in units], dim=-1)
+
+
+def maml_by_definition(learner: Any, batch: Any) -> Float[Tensor, " parameters"]:
+    """Return MAML's meta-gradient as its definition reads: one task after the other, ordinary autograd, no batching.
+
+    mean_i grad_theta L_Q(theta_K),   theta_{k+1} = theta_k - alpha grad L_S(theta_k)
+
+    Args:
+        learner: with `model`, `loss`, `inner_lr` and `inner_steps`.
+        batch: a meta-batch.
+    """
+    theta, losses = dict(learner.model.named_parameters()), []
+    for one in batch.split(1):
+        params = theta
+        for _ in range(learner.inner_steps):
+            loss = learner.loss(functional_call(learner.model, params, (one.support.x,)), one.support.y).sum()
+            gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+            params = {k: v - learner.inner_lr * g for (k, v), g in zip(params.items(), gradients, strict=True)}
+        outputs = functional_call(learner.model, params, (one.query.x,), {"context": one.support.x})
+        losses.append(learner.loss(outputs, one.query.y))
+    found = torch.autograd.grad(torch.cat(losses).mean(), list(theta.values()))
+    return torch.cat([g.flatten() for g in found])

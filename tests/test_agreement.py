@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ctml.agreement import angle, central_differences, relative_error
+import ctml
+from ctml.agreement import angle, central_differences, maml_by_definition, relative_error
 
 X = torch.tensor([1.0, 2.0, -0.5], dtype=torch.float64)
 
@@ -41,3 +42,22 @@ def test_central_differences_are_the_jacobian():
 def test_central_differences_need_a_step():
     with pytest.raises(ValueError, match=r"eps=0.0: must be a positive finite number"):
         central_differences(torch.sum, X, 0.0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_maml_by_definition_is_the_slope_of_the_query_loss_after_adaptation(steps):
+    network = ctml.models.MLP([1, 4, 1], torch.tanh, ctml.generator(0, "weights")).double()
+    learner = ctml.MAML(network, ctml.mse, inner_lr=0.1, inner_steps=steps)
+    batch = ctml.tasks.Sinusoid(shots=4, queries=3).sample(3, ctml.generator(0, "tasks")).to(dtype=torch.float64)
+    theta = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+
+    def after(vector):
+        torch.nn.utils.vector_to_parameters(vector, network.parameters())
+        return learner.meta_loss(batch).mean().detach()
+
+    slopes = central_differences(after, theta, 1e-5)
+    after(theta)
+    assert relative_error(maml_by_definition(learner, batch), slopes) < 1e-7
+    learner.meta_gradient(batch)
+    batched = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert relative_error(maml_by_definition(learner, batch), batched) < 1e-12

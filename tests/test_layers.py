@@ -30,7 +30,7 @@ LAYERS = [
     {"tasks", "models", "flows", "optimizers", "inner_solvers"},
     {"learners", "counting"},
     {"evaluation", "training"},
-    {"theory", "rl", "data"},
+    {"theory", "rl", "data", "comparison"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BESIDE = LAYERS[-1]

@@ -185,6 +185,25 @@ def paths(ax: "Axes", goals: Any, paths: Any, colours: Iterable[str], behind: An
         ax.plot(*np.asarray(goal), marker="*", color=colour, ms=9, mec="k", mew=0.4)
 
 
+def task(axes: Sequence["Axes"], support: Any, query: Any, most: int = 5) -> None:
+    """Show the images of one few-shot task, a row a class: on the first axes its support, on the second its queries.
+
+    Args:
+        axes: two.
+        support, query: `(ways, n, channels, height, width)` in [0, 1]; one channel is drawn dark on light.
+        most: images of a class that are shown.
+    """
+    for ax, images, title in zip(axes, (support, query), ("support", "query"), strict=True):
+        shown = np.asarray(images)[:, :most]
+        ways, n, channels, height, width = shown.shape
+        board = shown.transpose(0, 3, 1, 4, 2).reshape(ways * height, n * width, channels)
+        ax.imshow(1 - board[..., 0] if channels == 1 else board, cmap="gray", vmin=0, vmax=1)
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(False)
+        if title == "support":
+            ax.set(ylabel="label", yticks=[height * (i + 0.5) for i in range(ways)], yticklabels=range(ways))
+
+
 def powers(ax: "Axes", heights: Mapping[int, float]) -> None:
     """Draw grey guides y = C x^p behind what is drawn, named by p, on logarithmic axes.
 

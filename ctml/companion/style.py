@@ -33,6 +33,8 @@ class Method:
 METHODS: dict[str, Method] = {
     "maml": Method("MAML", "#0072B2", "o"),
     "fo_maml": Method("FO-MAML", "#56B4E9", "s", "--"),
+    "fo_maml_one": Method("FO-MAML, 1 step", "#88CCEE", "s", ":"),
+    "meta_sgd": Method("Meta-SGD", "#6699CC", "*", "-."),
     "hf_maml": Method("HF-MAML", "#332288", "D", "-."),
     "anil": Method("ANIL", "#E69F00", "^"),
     "reptile": Method("Reptile", "#009E73", "v", "--"),

@@ -11,6 +11,26 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+def over_seeds_and_tasks(scores: Mapping[str, Any]) -> "DataFrame":
+    """Return one row a method: its mean, the 95% intervals over seeds and over tasks, and its worst seed.
+
+    Args:
+        scores: method to its numbers `(seeds, tasks)`; the interval over tasks is of the tasks' means over seeds.
+    """
+    from pandas import DataFrame
+
+    rows = {}
+    for method, numbers in scores.items():
+        both = torch.as_tensor(numbers, dtype=torch.float64)
+        rows[method] = {
+            "mean": float(both.mean()),
+            "ci95_seeds": interval(both.mean(1)).half_width,
+            "ci95_tasks": interval(both.mean(0)).half_width,
+            "worst_seed": float(both.mean(1).min()),
+        }
+    return DataFrame(rows).T.rename_axis("method")
+
+
 def means(samples: Mapping[tuple[Any, ...], Any], names: Sequence[str]) -> "DataFrame":
     """Return one row a case: its names, the mean over seeds and tasks, the interval over tasks, the mean of each seed.
 

@@ -8,6 +8,7 @@ from ctml.learners.fo_b_maml import FOBMAML
 from ctml.learners.gradient_learner import GradientLearner
 from ctml.learners.imaml import IMAML
 from ctml.learners.maml import MAML, LostGraph
+from ctml.learners.meta_sgd import MetaSGD
 from ctml.learners.proximal import ProximalFOMAML, ProximalReptile
 from ctml.learners.reptile import Reptile
 from ctml.learners.rk_maml import RKMAML
@@ -24,6 +25,7 @@ __all__ = [
     "GradientLearner",
     "Learner",
     "LostGraph",
+    "MetaSGD",
     "ProximalFOMAML",
     "ProximalReptile",
     "Reptile",

@@ -20,6 +20,7 @@ from ctml.learners.comln import COMLN
 from ctml.learners.fo_b_maml import FOBMAML
 from ctml.learners.imaml import IMAML
 from ctml.learners.maml import MAML
+from ctml.learners.meta_sgd import MetaSGD
 from ctml.learners.reptile import Reptile
 from ctml.learners.rk_maml import RKMAML, chain
 from ctml.types import Loss
@@ -29,6 +30,7 @@ METHODS: Mapping[str, tuple[type[Learner], Mapping[str, Any]]] = {
     "fo_maml": (MAML, {"order": "first"}),
     "hf_maml": (MAML, {"order": "hessian-free"}),
     "joint": (MAML, {"inner_steps": 0}),
+    "meta_sgd": (MetaSGD, {}),
     "anil": (ANIL, {"order": "second"}),
     "fo_anil": (ANIL, {"order": "first"}),
     "reptile": (Reptile, {}),

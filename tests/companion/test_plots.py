@@ -194,3 +194,16 @@ def test_a_heat_map_is_white_at_zero_and_ruled_between_blocks(ax) -> None:
     assert image.get_clim() == (-4, 4)
     assert image.cmap(image.norm(0.0))[:3] == pytest.approx((0.97, 0.97, 0.97), abs=0.01)
     assert [line.get_xdata()[0] for line in ax.lines if line.get_xdata()[0] == line.get_xdata()[1]] == [1.5]
+
+
+def test_a_task_shows_each_class_in_a_row_dark_on_light() -> None:
+    images = torch.rand(3, 4, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    fig, axes = plt.subplots(1, 2)
+    plots.task(axes, images[:, :1], images, most=2)
+    support, query = (np.asarray(ax.images[0].get_array()) for ax in axes)
+    assert support.shape == (15, 6) and query.shape == (15, 12)
+    assert query[5:10, 6:] == pytest.approx(1 - images[1, 1, 0].numpy())
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["0", "1", "2"]
+    plots.task(axes, images[:, :1].expand(-1, -1, 3, -1, -1), images.expand(-1, -1, 3, -1, -1))
+    assert np.asarray(axes[1].images[-1].get_array())[10:, :6, 2] == pytest.approx(images[2, 0, 0].numpy())
+    plt.close(fig)

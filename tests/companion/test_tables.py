@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from ctml.companion import tables
+from ctml.statistics import interval
 
 ACCURACIES = np.array([[60.0, 80.0, 70.0, 90.0], [50.0, 90.0, 60.0, 80.0]])
 
@@ -31,3 +32,13 @@ def test_each_case_is_a_row_with_its_interval_over_tasks() -> None:
 def test_what_is_no_such_table_is_refused(case, numbers, message) -> None:
     with pytest.raises(ValueError, match=message):
         tables.means({case: numbers}, ["data", "method"])
+
+
+def test_intervals_over_seeds_and_over_tasks_stand_beside_each_other():
+    scores = torch.rand(3, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table = tables.over_seeds_and_tasks({"maml": scores, "anil": scores[:, :20].tolist()})
+    assert table.loc["maml", "mean"] == pytest.approx(float(scores.mean()))
+    assert table.loc["maml", "ci95_seeds"] == interval(scores.mean(1)).half_width
+    assert table.loc["maml", "ci95_tasks"] == interval(scores.mean(0)).half_width
+    assert table.loc["anil", "worst_seed"] == pytest.approx(float(scores[:, :20].mean(1).min()))
+    assert table.index.name == "method"

@@ -26,6 +26,7 @@ BY_HAND = {
     "fo_maml": (ctml.MAML, {**STEPS, "order": "first"}),
     "hf_maml": (ctml.MAML, {**STEPS, "order": "hessian-free"}),
     "joint": (ctml.MAML, {"inner_lr": 0.05, "inner_steps": 0}),
+    "meta_sgd": (ctml.MetaSGD, STEPS),
     "anil": (ctml.ANIL, {**STEPS, "order": "second"}),
     "fo_anil": (ctml.ANIL, {**STEPS, "order": "first"}),
     "reptile": (ctml.Reptile, STEPS),

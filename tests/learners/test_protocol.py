@@ -10,7 +10,19 @@ import ctml
 from ctml import learners, trees
 from ctml.flows.tableaus import rk2
 from ctml.inner_solvers import GradientDescent
-from ctml.learners import ANIL, COMLN, FOBMAML, IMAML, MAML, BiMAML, Learner, ProximalFOMAML, ProximalReptile, Reptile
+from ctml.learners import (
+    ANIL,
+    COMLN,
+    FOBMAML,
+    IMAML,
+    MAML,
+    BiMAML,
+    Learner,
+    MetaSGD,
+    ProximalFOMAML,
+    ProximalReptile,
+    Reptile,
+)
 from ctml.learners.anil_backward import EulerAdjoint, Reverse
 from ctml.learners.bi_maml import Switch
 from ctml.learners.gradient_learner import GradientLearner
@@ -117,6 +129,7 @@ def newton(learner: ProximalLearner, batch: TaskBatch) -> Tensor:
 # ---- every learner of the package ------------------------------------------------------------------------------------
 LEARNERS = {  # how to make it, the oracle of its meta-gradient, the oracle's tolerance
     "maml": (lambda m: MAML(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2), autograd, 1e-12),
+    "meta_sgd": (lambda m: MetaSGD(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2), autograd, 1e-12),
     "fo_maml": (lambda m: MAML(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2, order="first"), at_adapted, 1e-12),
     "hf_maml": (lambda m: MAML(m, ctml.cross_entropy, inner_lr=0.1, order="hessian-free"), exact, 1e-5),
     "anil": (lambda m: ANIL(m, ctml.cross_entropy, inner_lr=0.1, inner_steps=2), autograd, 1e-12),

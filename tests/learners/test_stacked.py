@@ -38,17 +38,9 @@ REFUSED = {
     "imaml": (lambda m: ctml.IMAML(m, ctml.mse, **PROXIMAL), "learners=IMAML: its solver"),
     "proximal fo-maml": (lambda m: ctml.ProximalFOMAML(m, ctml.mse, **PROXIMAL), "learners=ProximalFOMAML: its solver"),
     "proximal reptile": (lambda m: ctml.ProximalReptile(m, ctml.mse, **PROXIMAL), "learners=ProximalReptile: its sol"),
-    "meta-sgd": (lambda m: MetaSGD(m), r"learners=MetaSGD: its own parameters \(log_rate\)"),
+    "meta-sgd": (lambda m: ctml.MetaSGD(m, ctml.mse, inner_lr=0.1), r"learners=MetaSGD: its own parameters \(rates"),
     "batch norm": (lambda m: ctml.MAML(Normed(), ctml.mse, inner_lr=0.1), "learners=MAML: model.norm is a BatchNorm1d"),
 }
-
-
-class MetaSGD(ctml.MAML):
-    """A learner with a parameter beside the model's: all runs' rates would meet each task's parameters."""
-
-    def __init__(self, model):
-        super().__init__(model, ctml.mse, inner_lr=0.1)
-        self.log_rate = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
 
 
 class Normed(torch.nn.Module):
