@@ -87,7 +87,6 @@ class Study:
         Raises:
             TypeError: when a run is no dictionary of arguments, or gives the checkpoint itself.
             RunFailed: when runs failed, after the others have finished.
-            RunLost: when no code is to blame: no memory, a process that was killed.
         """
         runs = list(runs)
         with _Bar(self.order, function.__name__, len(runs)) as progress:
@@ -97,7 +96,6 @@ class Study:
                 cache=Cache(self.project.build),
                 sources=Sources(self.project.root),
                 threads=threads,
-                data=[source.partition("/")[0] for source in self._data],
                 progress=progress,
             )
         self._run_seconds += sum(outcome.seconds for outcome in outcomes)
@@ -220,13 +218,11 @@ class _Bar:
         self.bar = None if self.order else tqdm(total=self.total, desc=self.what, leave=False)
         return self
 
-    def __call__(self, done: int, total: int, left: float | None, remark: str) -> None:
+    def __call__(self, done: int, total: int, left: float | None) -> None:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
-            self.bar.set_postfix_str(remark)
         elif self.order:
-            until = None if left is None else time.time() + left
-            self.order.tell(runs=[self.what, done, total], until=until, remark=remark)
+            self.order.tell(runs=[self.what, done, total], until=None if left is None else time.time() + left)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from tqdm import tqdm
 
 from ctml.data.errors import DataError
 from ctml.data.registry import Archive, Dataset
-from ctml.locks import Lock
 
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 20  # seconds without a byte before a mirror is given up
@@ -52,9 +50,8 @@ def obtain(dataset: Dataset, archive: Archive, home: Path, download: bool = True
     by_hand = f"place it by hand at {path}" + (f" (from {archive.urls[0]})" if archive.urls else "")
     if not download:
         raise DataError(f"{dataset.name}: {archive.name} is not there and download=False; {by_hand}")
-    with writable(path.parent), _alone(path, archive.name):
-        if path.is_file():
-            return path  # another process has fetched it meanwhile
+    with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         reasons = []
         for url in archive.urls:
             try:
@@ -67,20 +64,6 @@ def obtain(dataset: Dataset, archive: Archive, home: Path, download: bool = True
             else:
                 return path
     raise DataError(f"{dataset.name}: {archive.name} could not be fetched ({'; '.join(reasons)}); {by_hand}")
-
-
-@contextmanager
-def _alone(path: Path, name: str):
-    """Wait while another process fetches the same file: two would grow one part."""
-    lock = Lock(path.with_name(f".{path.name}.lock"))
-    if not lock.take(f"fetches {name}"):
-        tqdm.write(f"{name}: waits for {lock.holder()}")
-        while not lock.take(f"fetches {name}"):
-            time.sleep(0.2)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def may_write(folder: Path) -> bool:

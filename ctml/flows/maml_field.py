@@ -131,6 +131,7 @@ def heterogeneity(losses: TaskLosses, w: Float[Tensor, "*points d"]) -> Float[Te
 def hessian(field: Field, w: Float[Tensor, "*points d"], step: float = 1e-5) -> Float[Tensor, "*points d d"]:
     """Return hess F at every point for a field -grad F, by central differences of the field, made symmetric."""
     positive("step", step)
-    along = step * torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
-    jacobian = (field(w[..., None, :] - along) - field(w[..., None, :] + along)) / (2 * step)
+    d = w.shape[-1]
+    along = step * torch.eye(d, dtype=w.dtype, device=w.device).view(d, *[1] * (w.dim() - 1), d)
+    jacobian = ((field(w - along) - field(w + along)) / (2 * step)).movedim(0, -2)
     return (jacobian + jacobian.mT) / 2

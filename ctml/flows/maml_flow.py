@@ -18,7 +18,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from ctml.checks import positive
-from ctml.flows.maml_field import Field
+from ctml.flows.maml_field import Field, hessian
 
 Gap = Callable[[Tensor], Tensor]
 """Maps points (*points, d) to numbers (*points); the event happens where they first fall to zero."""
@@ -138,6 +138,25 @@ class BiphasicFlow:
 def slows_to(field: Field, threshold: float | Tensor) -> Gap:
     """Make the event |field(w)| = threshold; a threshold may be one number for each point."""
     return lambda w: field(w).norm(dim=-1) - threshold
+
+
+def settle(field: Field, w: Float[Tensor, "*points d"], *, steps: int = 20) -> Float[Tensor, "*points d"]:
+    """Return the rest points field(w) = 0 near the given points, by Newton's method on a field -grad F.
+
+    Raises:
+        ArithmeticError: if a point has not come to rest after so many steps; start closer.
+    """
+    for _ in range(steps):
+        velocity = field(w)
+        if (velocity.norm(dim=-1) <= 1e-12 * (1 + w.norm(dim=-1))).all():
+            return w
+        w = w + torch.linalg.solve(hessian(field, w), velocity)
+    fastest = float(field(w).norm(dim=-1).max())
+    if not fastest <= 1e-9:
+        raise ArithmeticError(
+            f"steps={steps}: a point still moves at speed {fastest:.3g}; follow the flow further first"
+        )
+    return w
 
 
 def rest_points(

@@ -68,7 +68,12 @@ class Learner(nn.Module):
         """Fill `.grad` with the mean of the tasks' meta-gradients; return the tasks' losses."""
         self.zero_grad()
         weight = 1 / batch.n_tasks
-        return torch.cat([self.add_meta_gradient(part, weight) for part in batch.split(self.tasks_at_once)])
+        losses = torch.cat([self.add_meta_gradient(part, weight) for part in batch.split(self.tasks_at_once)])
+        self.after_meta_gradient()
+        return losses
+
+    def after_meta_gradient(self) -> None:
+        """Take note that `.grad` is whole; here nothing. For methods whose next meta-step depends on this one."""
 
     def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
         """Add weight * (sum over the part's tasks of their meta-gradients) to `.grad`; return the tasks' losses."""

@@ -8,6 +8,7 @@ meta-step at which a rule first holds. That the phases are told apart by gradien
 rules here are ours. Not to be confused with Balanced Incremental MAML (also called BI-MAML).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -94,24 +95,17 @@ class BiMAML(MAML):
         self.register_buffer("joint_steps", torch.tensor(0))
         self.register_buffer("switched", torch.tensor(switch.at_most == 0))
         self.register_buffer("units", torch.tensor(0))
-        self._share = self._inner_norm = 0.0  # of the meta-batch that is going on: seen so far, and its mean |g_i|
+        self._units, self._inner_norm = 0, 0.0  # of the meta-batch that is going on
 
     def add_meta_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
         """Add the part's gradients of the phase; return the query losses, before adaptation in phase 1."""
-        begins = all(p.grad is None for p in self.parameters())  # a meta-batch may come in several parts
-        if begins:
-            self._share = self._inner_norm = 0.0
         with count_gradients(self) as count:
-            if self.switched:
-                losses = super().add_meta_gradient(part, weight)
-            else:
-                losses = self._add_joint_gradient(part, weight)
-        if begins:  # tasks of one meta-batch all cost the same
-            self.units += count.units // part.n_tasks
+            losses = super().add_meta_gradient(part, weight) if self.switched else self._add_joint(part, weight)
+        self._units = count.units // part.n_tasks  # tasks of one meta-batch all cost the same
         return losses
 
-    def _add_joint_gradient(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
-        """Add the gradients of the query losses at shared parameters; at the batch's end, see if phase 1 ends."""
+    def _add_joint(self, part: TaskBatch, weight: float) -> Float[Tensor, " tasks"]:
+        """Add the gradients of the query losses at shared parameters, task by task where a rule needs their norms."""
         if self.switch.inner_norm is None:  # tasks share their parameters: one ordinary batch
             losses = self.loss(self.predict(self.shared(), part.query.x, part.support.x), part.query.y)
             (weight * losses.sum()).backward()
@@ -121,9 +115,16 @@ class BiMAML(MAML):
             each = dict(zip(own, torch.autograd.grad(losses.sum(), list(own.values())), strict=True))
             self.accumulate(each, weight)
             self._inner_norm += weight * float(trees.norm(each, batched=True).sum())
-        self._share += weight * part.n_tasks
-        if self._share > 1 - 1e-6:  # the whole meta-batch went through
-            self.joint_steps += 1
-            joint_norm = trees.norm({k: p.grad for k, p in self.shared().items() if p.grad is not None})
-            self.switched.fill_(self.switch.fires(int(self.joint_steps), float(joint_norm), self._inner_norm))
         return losses.detach()
+
+    def after_meta_gradient(self) -> None:
+        """Count the step; after one of phase 1 see whether the phase ends."""
+        self.units += self._units
+        if not self.switched:
+            self.joint_steps += 1
+            joint_norm = self._joint_norm() if self.switch.joint_norm is not None else math.inf
+            self.switched.fill_(self.switch.fires(int(self.joint_steps), joint_norm, self._inner_norm))
+        self._inner_norm = 0.0
+
+    def _joint_norm(self) -> float:
+        return float(trees.norm({k: p.grad for k, p in self.shared().items() if p.grad is not None}))

@@ -1,6 +1,6 @@
 """Where tasks come from."""
 
-from ctml.tasks.analytic import LossFunctions, TaskLosses, expand
+from ctml.tasks.analytic import LossFunctions, TaskLosses, expand, side_by_side
 from ctml.tasks.embeddings import Embeddings
 from ctml.tasks.few_shot import FewShot
 from ctml.tasks.fixed_labels import FixedLabels
@@ -27,4 +27,5 @@ __all__ = [
     "Sinusoid",
     "TaskLosses",
     "expand",
+    "side_by_side",
 ]

@@ -10,9 +10,9 @@ Invariants:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -71,14 +71,40 @@ class TaskTable:
         return f"{type(self).__name__}({', '.join(rows)})"
 
 
+def side_by_side(families: Sequence[TaskTable]) -> LossFunctions:
+    """Put families of equally many tasks beside each other, so that one flow carries a point of each.
+
+    A point is then `(*points, families, d)`, and its losses are those of its own family.
+
+    >>> from ctml.tasks import CurvatureJump
+    >>> both = side_by_side([CurvatureJump.one(), CurvatureJump.of((1.0, 2.0, 3.0, 0.05, 0.0, 1.0))])
+    >>> both.query(torch.ones(7, 2, both.n_tasks, 1, dtype=torch.float64)).shape  # seven points of each
+    torch.Size([7, 2, 1])
+
+    Raises:
+        ValueError: if they are of different kinds or differ in what belongs to all tasks.
+    """
+    first = families[0]
+    if {type(table) for table in families} != {type(first)}:
+        raise ValueError(f"families={sorted({type(table).__name__ for table in families})}: must be of one kind")
+    columns = [[getattr(table, f.name) for table in families] for f in fields(first)]
+    for f, column in zip(fields(first), columns, strict=True):
+        if not isinstance(column[0], Tensor) and len(set(column)) > 1:
+            raise ValueError(f"{f.name}={column}: must be the same for all families, since it is no tensor")
+    together: Any = type(first)(*(torch.stack(c) if isinstance(c[0], Tensor) else c[0] for c in columns))
+    return LossFunctions(together.support, together.query, first.n_tasks)
+
+
 def expand(w: Float[Tensor, "*points d"], n_tasks: int) -> Float[Tensor, "*points tasks d"]:
     """Give every task its own view of shared points (no copy)."""
     return w[..., None, :].expand(*w.shape[:-1], n_tasks, w.shape[-1])
 
 
-def quadratic(H: Float[Tensor, "tasks d d"], r: Float[Tensor, "*points tasks d"]) -> Float[Tensor, "*points tasks"]:
+def quadratic(
+    H: Float[Tensor, "*families tasks d d"], r: Float[Tensor, "*points tasks d"]
+) -> Float[Tensor, "*points tasks"]:
     """Return 1/2 r' H r."""
-    return 0.5 * torch.einsum("...td,tde,...te->...t", r, H, r)
+    return 0.5 * torch.einsum("...td,...tde,...te->...t", r, H, r)
 
 
 def log_cosh(r: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:

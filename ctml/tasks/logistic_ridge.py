@@ -30,7 +30,7 @@ class LogisticRidge(TaskTable):
         ValueError: unless the ridge is positive.
     """
 
-    signed: Float[Tensor, "tasks n d"]
+    signed: Float[Tensor, "*families tasks n d"]
     ridge: float
 
     def __post_init__(self) -> None:
@@ -55,7 +55,8 @@ class LogisticRidge(TaskTable):
 
     def support(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w_i), each task's loss at its own point."""
-        margins = torch.einsum("tnd,...td->...tn", self.signed, points.expand(*points.shape[:-2], len(self.signed), -1))
+        points = points.expand(*points.shape[:-2], self.signed.shape[-3], -1)
+        margins = torch.einsum("...tnd,...td->...tn", self.signed, points)
         return F.softplus(-margins).mean(-1) + 0.5 * self.ridge * points.square().sum(-1)
 
     query = support  # the oracle setting: one function is both

@@ -35,12 +35,12 @@ class CurvatureJump(TaskTable):
         ValueError: unless 0 < mu <= L and tau > 0 for every task.
     """
 
-    mu: Float[Tensor, " tasks"]
-    smoothness: Float[Tensor, " tasks"]
-    jump: Float[Tensor, " tasks"]
-    width: Float[Tensor, " tasks"]
-    centre: Float[Tensor, " tasks"]
-    side: Float[Tensor, " tasks"]
+    mu: Float[Tensor, "*families tasks"]
+    smoothness: Float[Tensor, "*families tasks"]
+    jump: Float[Tensor, "*families tasks"]
+    width: Float[Tensor, "*families tasks"]
+    centre: Float[Tensor, "*families tasks"]
+    side: Float[Tensor, "*families tasks"]
 
     def __post_init__(self) -> None:
         positive("mu", float(self.mu.min()))
@@ -66,7 +66,7 @@ class CurvatureJump(TaskTable):
     def support(self, points: Float[Tensor, "... #tasks d"]) -> Float[Tensor, "... tasks"]:
         """Return f_i(w_i), each task's loss at its own point; the sum over coordinates where there are several."""
         mu, smoothness, jump, width, centre, side = (
-            p[:, None] for p in (self.mu, self.smoothness, self.jump, self.width, self.centre, self.side)
+            p[..., None] for p in (self.mu, self.smoothness, self.jump, self.width, self.centre, self.side)
         )
         u = side * (points - centre)
         v = u - jump

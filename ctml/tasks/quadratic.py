@@ -22,8 +22,8 @@ class Quadratic(TaskTable):
         centre: c_i, the tasks' minimisers.
     """
 
-    hessian: Float[Tensor, "tasks d d"]
-    centre: Float[Tensor, "tasks d"]
+    hessian: Float[Tensor, "*families tasks d d"]
+    centre: Float[Tensor, "*families tasks d"]
 
     @classmethod
     def draw(

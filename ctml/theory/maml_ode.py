@@ -43,6 +43,16 @@ def least_turned_product(a: float, b: float, angles: int = 20_001) -> float:
     return float(torch.linalg.eigvalsh((product + product.mT) / 2).min())
 
 
+def greatest_turn(a: float, b: float, angles: int = 2001) -> float:
+    """Return max |PQ - m^2 I|, m = (a+b)/2, by brute force over two-dimensional P, Q with eigenvalues a or b."""
+    angle = torch.linspace(0, math.pi, angles, dtype=torch.float64)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
+    ends = torch.diag_embed(torch.tensor([[a, a], [a, b], [b, b]], dtype=torch.float64))
+    product = ends[:, None, None] @ (turn @ ends[:, None] @ turn.mT)
+    centred = product - ((a + b) / 2) ** 2 * torch.eye(2, dtype=torch.float64)
+    return float(torch.linalg.matrix_norm(centred, ord=2).max())
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The bounds for one task family and one inner step size.
@@ -90,29 +100,71 @@ class Bounds:
         """1 - alpha mu."""
         return 1 - self.alpha * self.mu
 
-    # T1: f falls along the MAML ODE, because grad F_i = A_i grad f_i with A_i = (I - alpha H_i)(I - alpha mean H_i)
+    # T1: f falls along the MAML ODE. grad F_i = A_i grad f_i with A_i = (I - alpha H_i)(I - alpha mean H_i), and with
+    # d_i = grad f_i - grad f, whose mean is 0,   grad F = E A_i grad f + E (A_i - m^2 I) d_i   for any number m.
 
     @property
     def descent(self) -> float:
         """lambda_A, by which grad F descends the joint loss: <grad f_i, grad F_i> >= lambda_A |grad f_i|^2."""
         return symmetric_part(self.a, self.b)
 
-    def joint_gap(self, t: Float[Tensor, " times"], gap0: float) -> Float[Tensor, " times"]:
-        """Bound the joint loss along the MAML ODE, T1 (4).
+    @property
+    def turning(self) -> float:
+        """kappa = b^2 - m^2 with m = (a+b)/2: how far A_i is from a multiple of the identity, |A_i - m^2 I| <= kappa.
 
-        f(w(t)) - f* <= e^(-lambda_A mu t) (f(w0) - f*) + b^4 sigma^2 / (2 lambda_A^2 mu)
+        Both factors are m I + r S with |S| <= 1 and r = (b-a)/2, so A_i - m^2 I = m r (S + T) + r^2 S T, of norm at
+        most 2 m r + r^2 = (m + r)^2 - m^2. It is of order alpha: kappa = alpha (L - mu) + O(alpha^2).
+        """
+        return self.b**2 - ((self.a + self.b) / 2) ** 2
+
+    @property
+    def stationary_radius(self) -> float:
+        """kappa sigma / lambda_A, which |grad f| does not exceed at any stationary point of F; sharp as alpha -> 0."""
+        return self.turning * self.sigma / self._positive_descent()
+
+    @property
+    def floor(self) -> float:
+        """(kappa sigma / lambda_A)^2 / 2 mu, to which the joint gap falls at a linear rate; of order alpha^2."""
+        return self.stationary_radius**2 / (2 * self.mu)
+
+    def joint_gap(self, t: Float[Tensor, " times"], gap0: float) -> Float[Tensor, " times"]:
+        """Bound the joint loss along the MAML ODE, T1.
+
+        sqrt(f(w(t)) - f*) <= sqrt(floor) + e^(-lambda_A mu t) (sqrt(f(w0) - f*) - sqrt(floor))_+
+
+        With x = |grad f|, f' <= -lambda_A x^2 + kappa sigma x. Above the floor x >= sqrt(2 mu (f - f*)) lies where the
+        right side falls in x, so u = sqrt(f - f*) obeys u' <= -lambda_A mu (u - sqrt(floor)).
 
         Raises:
             ValueError: if lambda_A <= 0 (alpha too close to 1/L for this mu/L).
         """
-        rate = self._positive_descent()
-        return torch.exp(-rate * self.mu * t) * gap0 + (self.b**2 * self.sigma / rate) ** 2 / (2 * self.mu)
+        end = math.sqrt(self.floor)
+        above = max(0.0, math.sqrt(gap0) - end)
+        return (end + torch.exp(-self._positive_descent() * self.mu * t) * above) ** 2
+
+    def joint_gap_along(
+        self, t: Float[Tensor, " times"], gap0: float, sigma: Float[Tensor, " times"]
+    ) -> Float[Tensor, " times"]:
+        """Bound the joint loss by the disagreement that is still to come, s(t) = sup of sigma from t on.
+
+        sqrt(f(w(t)) - f*) <= U(t),   U' = -lambda_A mu (U - eps(t)),   U(0) = max(sqrt(f(w0) - f*), eps(0))
+
+        with eps(t) = kappa s(t) / (lambda_A sqrt(2 mu)). Since s never rises, U stays above eps, where T1's inequality
+        for sqrt(f - f*) holds. Between marks s is that of the earlier one, which is larger. Own `sigma` is not used.
+        """
+        still = sigma.flip(0).cummax(0).values.flip(0)
+        level = self.turning * still / (self._positive_descent() * math.sqrt(2 * self.mu))
+        fade = torch.exp(-self._positive_descent() * self.mu * t.diff())
+        bound = [torch.maximum(torch.tensor(gap0, dtype=t.dtype).sqrt(), level[0])]
+        for k, factor in enumerate(fade):
+            bound.append(level[k] + factor * (bound[-1] - level[k]))
+        return torch.stack(bound).square()
 
     @property
     def gradient_radius(self) -> float:
-        """r_A, below which |grad F| stays in the end, T1 (5): b^2 sigma (1 + b^2/lambda_A sqrt(L/mu))."""
+        """r_A, below which |grad F| stays in the end: kappa sigma (1 + b^2/lambda_A sqrt(L/mu)), T1."""
         condition = math.sqrt(self.smoothness / self.mu)
-        return self.b**2 * self.sigma * (1 + self.b**2 / self._positive_descent() * condition)
+        return self.turning * self.sigma * (1 + self.b**2 / self._positive_descent() * condition)
 
     def _positive_descent(self) -> float:
         if self.descent <= 0:
@@ -157,11 +209,11 @@ class Bounds:
 
     @property
     def limits_agree(self) -> bool:
-        """Condition (*): G_c/2 >= sigma (1 + b^2/lambda_A sqrt(L/mu)); MAML and BI-MAML then share their limit."""
+        """Condition (*): G_c/2 >= sigma (1 + kappa/lambda_A sqrt(L/mu)); MAML and BI-MAML then share their limit."""
         if self.descent <= 0:
             return False
         condition = math.sqrt(self.smoothness / self.mu)
-        return self.critical_inner_gradient / 2 >= self.sigma * (1 + self.b**2 / self.descent * condition)
+        return self.critical_inner_gradient / 2 >= self.sigma * (1 + self.turning / self.descent * condition)
 
     @property
     def safe_switch(self) -> float:

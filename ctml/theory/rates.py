@@ -4,7 +4,8 @@ line          y = C + s x        s = slope of y against x
 power law     y = C x^p          p = slope of log y against log x
 exponential   y = C e^(-r t)     r = -slope of log y against t
 
-`envelope` gives the largest y in each of equal bins of x; `steps_to_settle` when a curve stays below a threshold.
+`envelope` gives the largest y in each of equal bins of x; `steps_to_settle` when a curve stays below a threshold,
+`time_to_fall` when curves first come down to one.
 """
 
 from dataclasses import dataclass, replace
@@ -76,6 +77,25 @@ def steps_to_settle(curve: Float[Tensor, " points"], threshold: float) -> float:
     above = (~(curve <= threshold)).nonzero()  # NaN is not below
     first = int(above.max()) + 1 if len(above) else 0
     return first if first < len(curve) else float("nan")
+
+
+def time_to_fall(
+    t: Float[Tensor, " times"], y: Float[Tensor, "times *curves"], threshold: float
+) -> Float[Tensor, "*curves"]:
+    """Return when each curve first comes down to the threshold, log-linear between marks, NaN if it never does.
+
+    Raises:
+        ValueError: if a y is not positive.
+    """
+    if not (y > 0).all():
+        raise ValueError(f"y={float(y.min())}: must be positive, since its logarithm is interpolated")
+    below, height = y <= threshold, y.log() - torch.tensor(threshold, dtype=y.dtype).log()
+    after = below.int().argmax(0, keepdim=True)  # the first mark below
+    before = (after - 1).clamp_min(0)
+    left, right = height.gather(0, before)[0], height.gather(0, after)[0]
+    share = torch.where(after[0] > 0, left / (left - right), 0.0)
+    at = t[before[0]] + share * (t[after[0]] - t[before[0]])
+    return torch.where(below.any(0), at, torch.nan)
 
 
 def _double(values: Tensor) -> Float[Tensor, " n"]:

@@ -85,6 +85,14 @@ def test_norm_rules_fire_at_their_threshold_and_the_next_step_is_maml(batches, r
         assert int(bi.units) == (1 + 4 if switched else 1 + 1)
 
 
+def test_a_norm_is_taken_only_where_a_rule_asks_for_it(batches, monkeypatch):
+    taken = []
+    monkeypatch.setattr(trees, "norm", lambda *a, **k: taken.append(1) or torch.tensor(1.0))
+    for rules, norms_taken in (({}, 0), ({"joint_norm": 0.5}, 1)):
+        BiMAML(network(), ctml.mse, switch=Switch(at_most=100, **rules), inner_lr=LR).meta_gradient(batches[0])
+        assert len(taken) == norms_taken
+
+
 def test_the_switch_is_one_way(batches):
     bi = BiMAML(network(), ctml.mse, switch=Switch(at_most=100, joint_norm=1e3), inner_lr=LR)
     bi.meta_gradient(batches[0])

@@ -7,7 +7,7 @@ import torch
 
 from ctml.flows.maml_field import maml_field, maml_loss
 from ctml.rng import generator
-from ctml.tasks import Cosine, CurvatureJump, LogisticRidge, Quadratic, TaskLosses, expand
+from ctml.tasks import Cosine, CurvatureJump, LogisticRidge, Quadratic, TaskLosses, expand, side_by_side
 from ctml.tasks.analytic import log_cosh, quadratic
 from ctml.theory.anil_instances import LogCoshTasks, QuadraticTasks, TwoLayerTasks
 from ctml.theory.fo_b_maml import GSuite, QSuite
@@ -77,3 +77,22 @@ def test_log_cosh_and_its_derivatives():
     torch.testing.assert_close(second, 1 / torch.cosh(r) ** 2, rtol=1e-12, atol=1e-12)
     far = torch.tensor([-800.0, 800.0], dtype=torch.float64)
     assert log_cosh(far).tolist() == pytest.approx([800 - math.log(2)] * 2, rel=1e-15)
+
+
+def test_families_side_by_side_see_only_their_own_point():
+    stream = generator(0, "families")
+    jumps = [CurvatureJump.of((1.0, 2.0 + k, 3.0, 0.1, k, 1.0), (1.0, 3.0, k, 0.2, 0.0, 1.0)) for k in range(4)]
+    logistic = [LogisticRidge.draw(3, stream) for _ in range(4)]
+    for d, draws in ((1, jumps), (5, logistic), (2, [Quadratic.draw(3, 2, stream) for _ in range(4)])):
+        both = side_by_side(draws)
+        points = torch.randn(7, 4, both.n_tasks, d, generator=stream, dtype=torch.float64)
+        alone = torch.stack([family.query(points[:, k]) for k, family in enumerate(draws)], 1)
+        torch.testing.assert_close(both.query(points), alone)
+
+
+def test_families_that_share_too_little_are_refused():
+    stream = generator(0, "families")
+    with pytest.raises(ValueError, match="ridge="):
+        side_by_side([LogisticRidge.draw(3, stream), LogisticRidge.draw(3, stream, ridge=0.3)])
+    with pytest.raises(ValueError, match="must be of one kind"):
+        side_by_side([LogisticRidge.draw(3, stream), CurvatureJump.one()])

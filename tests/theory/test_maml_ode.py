@@ -14,18 +14,20 @@ from ctml.flows.maml_field import (
     maml_field,
     maml_loss,
 )
-from ctml.flows.maml_flow import flow, flow_until
+from ctml.flows.maml_flow import flow, flow_until, settle
 from ctml.rng import generator
-from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic, expand
+from ctml.tasks import CurvatureJump, LogisticRidge, Quadratic, expand, side_by_side
 from ctml.theory import rates
 from ctml.theory.maml_ode import (
     Bounds,
     QuadraticMaml,
     greatest_maml_curvature,
+    greatest_turn,
     least_turned_product,
     symmetric_part,
     time_saved_per_efold,
 )
+from ctml.theory.maml_ode_instances import fold, through_concavity
 
 
 def times(end, steps):
@@ -44,6 +46,74 @@ def minimiser(losses, w0):
 def test_t0_symmetric_part_is_tight(a, b):
     """The worst symmetric matrices are 2 x 2 with eigenvalues a, b, turned against each other."""
     assert least_turned_product(a, b) == pytest.approx(symmetric_part(a, b), abs=1e-6)
+
+
+@pytest.mark.parametrize("a, b", [(0.5, 0.99), (0.2, 0.95), (0.1, 0.9), (0.9, 0.95)])
+def test_t1_no_product_is_farther_from_a_multiple_of_the_identity(a, b):
+    """kappa = b^2 - m^2 is reached by P = Q = b I, and by no pair exceeded, in any dimension."""
+    bounds = Bounds((1 - b) / 0.1, (1 - a) / 0.1, 0.1)
+    assert bounds.turning == pytest.approx(greatest_turn(a, b), rel=1e-9)
+    stream, d = generator(0, "kappa"), 5
+    basis, _ = torch.linalg.qr(torch.randn(2, 500, d, d, generator=stream, dtype=torch.float64))
+    p, q = (basis * (a + (b - a) * torch.rand(2, 500, 1, d, generator=stream, dtype=torch.float64))) @ basis.mT
+    centred = p @ q - ((a + b) / 2) ** 2 * torch.eye(d, dtype=torch.float64)
+    assert torch.linalg.matrix_norm(centred, ord=2).max() <= bounds.turning
+
+
+@pytest.mark.parametrize("share", [0.1, 0.01, 0.001])
+def test_t1_stationary_radius_is_reached_by_two_quadratics_as_alpha_falls(share):
+    """On the line with curvatures mu and L all is in closed form: the ratio is 1 - O(alpha)."""
+    mu, smoothness = 1.0, 4.0
+    alpha, curvatures = share / smoothness, torch.tensor([mu, smoothness], dtype=torch.float64)
+    tasks = Quadratic(curvatures.view(2, 1, 1), torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+    at = QuadraticMaml(tasks, alpha).minimiser
+    bounds = Bounds(mu, smoothness, alpha, float(heterogeneity(tasks, at)))
+    ratio = float(joint_field(tasks)(at).norm()) / bounds.stationary_radius
+    assert 1 - 4 * share < ratio <= 1
+    assert bounds.floor == pytest.approx(bounds.stationary_radius**2 / (2 * mu))
+
+
+def test_t1_holds_on_a_hundred_random_families():
+    families = through_concavity(100, generator(0, "families"))
+    both, alpha, t = side_by_side(families), 0.1, times(6.0, 60)
+    path = flow(maml_field(both, alpha), torch.full((100, 1), 8.0, dtype=torch.float64), t, rtol=1e-6, atol=1e-8)
+    least = settle(joint_field(both), path[-1])
+    gap = f(both)(path) - f(both)(least)
+    sigma = heterogeneity(both, path).max(0).values
+    limits = zip(families, sigma.tolist(), gap[0].tolist(), strict=True)
+    bound = torch.stack(
+        [Bounds(1.0, float(x.smoothness.max()), alpha, s).joint_gap(t, gap0) for x, s, gap0 in limits], dim=1
+    )
+    assert (gap <= bound + 1e-6).all()
+    for k in range(0, 100, 10):  # the disagreement still to come gives a lower bound, which holds as well
+        bounds, along = Bounds(1.0, float(families[k].smoothness.max()), alpha), heterogeneity(both, path)[:, k]
+        sharper = bounds.joint_gap_along(t, float(gap[0, k]), along)
+        assert (gap[:, k] <= sharper + 1e-6).all() and (sharper <= bound[:, k].clamp_min(sharper[0]) + 1e-9).all()
+
+
+def test_t1_along_a_constant_disagreement_is_t1():
+    bounds, t = Bounds(0.2, 1.0, 0.3, sigma=0.5), times(20.0, 50)
+    torch.testing.assert_close(bounds.joint_gap_along(t, 7.0, torch.full_like(t, 0.5)), bounds.joint_gap(t, 7.0))
+
+
+def test_t1_families_pass_through_concavity():
+    families = through_concavity(100, generator(0, "families"))
+    both, alpha, t = side_by_side(families), 0.1, times(6.0, 60)
+    path = flow(maml_field(both, alpha), torch.full((100, 1), 8.0, dtype=torch.float64), t, rtol=1e-6, atol=1e-8)
+    assert (hessian(maml_field(both, alpha), path)[..., 0, 0].min(0).values < 0).sum() > 50
+
+
+def test_t1_floor_is_of_order_alpha_squared_and_so_is_the_plateau():
+    tasks = LogisticRidge.draw(8, generator(0, "t"), spread=1.0)
+    centre = settle(joint_field(tasks), torch.zeros(5, dtype=torch.float64))
+    shares, plateau, floor = torch.tensor([0.1, 0.05, 0.025, 0.0125], dtype=torch.float64), [], []
+    for share in shares.tolist():
+        end = settle(maml_field(tasks, share / tasks.smoothness), centre)
+        plateau.append(float(f(tasks)(end) - f(tasks)(centre)))
+        floor.append(Bounds.of(tasks, share, float(heterogeneity(tasks, end))).floor)
+    assert all(p < b for p, b in zip(plateau, floor, strict=True))
+    for curve in (plateau, floor):
+        assert rates.power(shares, torch.tensor(curve)).value == pytest.approx(2, abs=0.2)
 
 
 def test_bounds_of_a_family_are_those_of_its_constants():
@@ -83,7 +153,7 @@ def test_t1_is_an_exact_rate_when_tasks_agree():
     t = times(4.0, 40)
     gap = f(tasks)(flow(maml_field(tasks, alpha), torch.ones(3, dtype=torch.float64), t))
     assert rates.exponential(t, gap).value == pytest.approx(2 * bounds.descent * mu, rel=1e-6)
-    assert (gap <= bounds.joint_gap(t, float(gap[0]))).all()
+    torch.testing.assert_close(gap, bounds.joint_gap(t, float(gap[0])), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2, 0.24])
@@ -225,6 +295,16 @@ def test_instance_n2_has_as_many_minima_as_the_step_size_says():
     for alpha_l, roots in {0.9: 3, 0.7: 3, 0.66: 3, 0.5: 1, 0.1: 1}.items():
         slope = maml_field(tasks, alpha_l / 4)(w)[:, 0]
         assert int((slope[1:].sign() != slope[:-1].sign()).sum()) == roots
+
+
+def test_instance_n2_folds_where_the_count_of_its_stationary_points_changes():
+    tasks = CurvatureJump.two()
+    w, share = fold(tasks, 10.3, 0.6)
+    grid = torch.linspace(w - 0.5, w + 0.5, 100_001, dtype=torch.float64)[:, None]
+    counts = [int(maml_field(tasks, s / 4)(grid)[:, 0].sign().diff().ne(0).sum()) for s in (share - 1e-4, share + 1e-4)]
+    assert counts == [0, 2]
+    with pytest.raises(ArithmeticError, match=r"w=-3\.0"):
+        fold(tasks, -3.0, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -3,38 +3,29 @@
 import pytest
 import torch
 
-from ctml.flows.maml_field import gradients
 from ctml.rng import generator
-from ctml.tasks import LinearRegression, LogisticRidge, Quadratic, expand
-from ctml.theory.maml_ode_instances import far_start
-
-
-def at_start(losses, w0):
-    shared = expand(w0, losses.n_tasks)
-    return losses.query(shared), gradients(losses.support, shared)
+from ctml.tasks import LogisticRidge, Quadratic, expand
+from ctml.theory.maml_ode_instances import far_start, through_concavity
 
 
 @pytest.mark.parametrize("name", ["quadratics", "logistic"])
-def test_oracle_instances_are_their_tasks(name):
-    losses, alpha, w0 = far_start(name, generator(0, "t"))
+def test_families_that_start_far_away_are_their_tasks(name):
+    losses, alpha, w0 = far_start(name, 3, generator(0, "t"))
     stream = generator(0, "t")
-    tasks = Quadratic.draw(6, 4, stream) if name == "quadratics" else LogisticRidge.draw(8, stream)
-    assert alpha == (0.1 if name == "quadratics" else 0.6 / tasks.smoothness)
-    assert (w0 == 50).all() and losses.n_tasks == tasks.n_tasks
-    torch.testing.assert_close(at_start(losses, w0)[0], tasks.query(w0.expand(tasks.n_tasks, -1)))
-
-
-def test_linear_regression_has_the_gradient_of_least_squares():
-    losses, alpha, w0 = far_start("linear 3", generator(0, "t"), regressions=5)
-    x, y = LinearRegression(dim=3).sample(5, generator(0, "t")).to(dtype=torch.float64).support
-    design = torch.cat([x, torch.ones_like(x[..., :1])], -1)
-    expected = 2 / 20 * (design.mT @ (design @ w0[:, None] - y))[..., 0]
-    slopes = at_start(losses, w0)[1]
-    assert (alpha, w0.shape) == (0.05, (4,))
-    # Whether the bias comes first or last, every weight stands at 50.
-    torch.testing.assert_close(slopes.sort(-1).values, expected.sort(-1).values)
+    draws = [Quadratic.draw(6, 4, stream) if name == "quadratics" else LogisticRidge.draw(8, stream) for _ in range(3)]
+    steepest = 6.0 if name == "quadratics" else max(tasks.smoothness for tasks in draws)
+    assert alpha == pytest.approx(0.6 / steepest)
+    assert (w0 == 50).all() and losses.n_tasks == draws[0].n_tasks
+    alone = torch.stack([tasks.query(expand(w, tasks.n_tasks)) for tasks, w in zip(draws, w0, strict=True)])
+    torch.testing.assert_close(losses.query(expand(w0, losses.n_tasks)), alone)
 
 
 def test_an_unknown_instance_is_refused_by_name():
     with pytest.raises(ValueError, match="name='cubics'"):
-        far_start("cubics", generator(0, "t"))
+        far_start("cubics", 2, generator(0, "t"))
+
+
+def test_families_through_concavity_are_strongly_convex_and_jump_on_the_way():
+    for tasks in through_concavity(50, generator(0, "t")):
+        assert (tasks.mu == 1).all() and (tasks.smoothness >= 3).all()
+        assert 2 <= float(tasks.centre[0] + tasks.jump[0]) <= 5

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,14 @@ def test_the_envelope_is_the_largest_in_each_bin():
 )
 def test_a_curve_settles_when_it_never_leaves_again(curve, steps):
     assert rates.steps_to_settle(torch.tensor(curve), 1.0) == pytest.approx(steps, nan_ok=True)
+
+
+def test_time_to_fall_of_an_exponential_is_exact_and_of_a_curve_that_stays_above_unknown():
+    t = torch.linspace(0, 5, 11, dtype=torch.float64)
+    curves = torch.stack([torch.exp(-r * t) for r in (1.0, 2.0, 0.1, 0.0)], 1)
+    found = rates.time_to_fall(t, curves, 0.3)
+    assert found[:2].tolist() == pytest.approx([-math.log(0.3), -math.log(0.3) / 2])
+    assert found[2:].isnan().all()
+    assert rates.time_to_fall(t, curves, 2.0).tolist() == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="must be positive"):
+        rates.time_to_fall(t, curves - 1, 0.3)

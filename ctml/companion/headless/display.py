@@ -30,13 +30,9 @@ class Display:
         if self.console.is_terminal:
             self._live.stop()
 
-    def say(self, line: str) -> None:
-        """Print a line."""
-        self.console.print(line, markup=False, highlight=False)
-
     def started(self, name: str, reason: str) -> None:
         """Announce a notebook and why it runs."""
-        self.say(f"{name}: runs ({reason})")
+        self.console.print(f"{name}: runs ({reason})", markup=False, highlight=False)
         self._said[name] = (time.monotonic(), "")
 
     def progress(self, name: str, step: str, seconds: float) -> None:
@@ -44,13 +40,13 @@ class Display:
         self.steps[name] = (step, seconds)
         said, before = self._said[name]
         if not self.console.is_terminal and step != before and time.monotonic() - said > _QUIET_SECONDS:
-            self.say(f"{name}: {step}, {seconds:.0f} s")
+            self.console.print(f"{name}: {step}, {seconds:.0f} s", markup=False, highlight=False)
             self._said[name] = (time.monotonic(), step)
 
     def finished(self, name: str, status: str, seconds: float) -> None:
         """Announce how a notebook ended."""
         self.steps.pop(name, None)
-        self.say(f"{name}: {status}, {seconds:.0f} s")
+        self.console.print(f"{name}: {status}, {seconds:.0f} s", markup=False, highlight=False)
 
     def left(self, done: int, total: int) -> None:
         """Tell how many notebooks are done."""
