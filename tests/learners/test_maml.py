@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 import ctml
+from ctml.agreement import relative_error
+from ctml.learners.maml import NoDifference
 from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
@@ -94,6 +96,69 @@ def test_hessian_free_approaches_second_order_quadratically(batch):
         )
     assert errors[1] / float(target.norm()) < 1e-4
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
+
+
+def kinked(kind, dtype):
+    """Return a network with ReLU, a batch and its loss, on which a difference of fixed length meets kinks."""
+    stream = generator(0, "kinks")
+    if kind == "relu":
+        model, batch = ctml.models.MLP([1, 40, 40, 1], generator=stream), ctml.tasks.Sinusoid().sample(4, stream)
+        return model.to(dtype), batch.to(dtype=dtype), ctml.mse, 0.01
+    model = ctml.models.Conv4(1, 5, width=4, side=14, pool=False, generator=stream)
+    batch = ctml.tasks.Noise(5, 1, 3, (1, 14, 14)).sample(2, stream)
+    return model.to(dtype), batch.to(dtype=dtype), ctml.cross_entropy, 0.4
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tolerance"),
+    [
+        ("relu", torch.float64, 1e-7),
+        ("relu", torch.float32, 1e-2),
+        ("conv", torch.float64, 1e-5),
+        ("conv", torch.float32, 0.1),
+    ],
+)
+def test_hessian_free_finds_its_difference_among_kinks(kind, dtype, tolerance):
+    def gradient(order, dtype=torch.float64, **options):
+        model, batch, loss, rate = kinked(kind, dtype)
+        ctml.MAML(model, loss, inner_lr=rate, inner_steps=3, order=order, **options).meta_gradient(batch)
+        return torch.cat([p.grad.double().flatten() for p in model.parameters()])
+
+    exact = gradient("second")
+    assert relative_error(gradient("hessian-free", dtype), exact) < tolerance
+    assert relative_error(gradient("first"), exact) > 0.3
+    assert relative_error(gradient("hessian-free", dtype, difference=1e-3), exact) > 0.05, (
+        "what the search is there for"
+    )
+
+
+class Waves(torch.nn.Module):
+    """A function whose slope turns faster than differences of its parameter can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x, context=None):
+        return torch.sin(1e9 * self.w[..., None]) / 1e9 + x
+
+
+def test_hessian_free_refuses_where_no_difference_tells_the_curvature():
+    batch = ctml.tasks.Sinusoid().sample(2, generator(0, "t"))
+    learner = ctml.MAML(Waves(), ctml.mse, inner_lr=0.5, order="hessian-free")
+    with pytest.raises(
+        NoDifference, match=r"kinks nearer .* than differences of torch.float32 resolve: .*order='second'"
+    ):
+        learner.meta_gradient(batch)
+
+
+def test_hessian_free_follows_plain_steps_alone(batch):
+    class Halved(ctml.MAML):
+        def inner_step(self, params, embedded, step):
+            return ctml.trees.axpy(-self.inner_lr / 2, self.gradient(params, embedded), params)
+
+    with pytest.raises(TypeError, match="Halved has order='hessian-free' and steps of its own"):
+        Halved(network(), ctml.mse, inner_lr=LR, order="hessian-free").meta_gradient(batch)
 
 
 @pytest.mark.parametrize("order", ["second", "first"])
