@@ -11,10 +11,12 @@ NB ?=#           notebooks: names, folders or patterns; empty: all
 JOBS ?= 1#       notebooks at once; the runs inside a notebook share the cores that are left
 SET ?=#          parameters to change: SET="ways=20 shots=5"
 DATASET ?=#      for make data; empty: list what there is
+MINUTES ?= 20#   for make soak
+SEED ?= 0#       for make soak
 PYTHON ?= python3
 TORCH ?= 2.13.0# the version this checkout was last tested with; a pin only as said below
 # recipes read these from the environment, quoted: a value is never pasted into a command
-export PRESET NB JOBS SET DATASET
+export PRESET NB JOBS SET DATASET MINUTES SEED
 
 # ---- environment -----------------------------------------------------------------------------------------------------
 # One folder, .venv, whichever tool makes it: ENV=conda where conda, mamba or micromamba is on the path, else ENV=venv;
@@ -33,9 +35,9 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 ifdef PIP_CONSTRAINT
 CONSTRAINT := $(PIP_CONSTRAINT)
 else ifneq ($(wildcard constraints.txt),)
-CONSTRAINT := $(abspath constraints.txt)
+CONSTRAINT := constraints.txt
 else ifeq ($(GPU),)
-CONSTRAINT := $(abspath .build/constraints.txt)
+CONSTRAINT := .build/constraints.txt
 endif
 
 $(READY): pyproject.toml environment.yml
@@ -57,11 +59,11 @@ $(READY): pyproject.toml environment.yml
 	@$(PY) -m pip install --quiet -e '.[notebooks,data,rl,site,test]'
 
 # ---- what to do ------------------------------------------------------------------------------------------------------
-.PHONY: help env reproduce smoke status list test lint lab data benchmark sync claims site clean
+.PHONY: help env reproduce smoke status list test lint lab data benchmark soak cluster-test sync claims site clean
 
 help: ## this list
 	@echo "make <target> [DIAL=value ...]"; echo
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo; echo "  PRESET=quick|long|paper|smoke  NB=side_by_side/01_omniglot  JOBS=2  SET=\"ways=20\"  CTML_DATA=folder  CTML_DASK=tcp://host:port"
 
 env: $(READY) ## build the environment in .venv (the others do it when it is missing or out of date)
@@ -95,6 +97,12 @@ data: $(READY) ## fetch DATASET=omniglot and so on; without DATASET list what th
 benchmark: $(READY) ## time one meta-step against the libraries that are installed, and COMLN's meta-gradients
 	$(PY) benchmarks/meta_step.py
 	$(PY) benchmarks/gradient_flow.py
+
+soak: $(READY) ## a hostile day: kill, stop, fill and damage for MINUTES=20 while notebooks run, then compare
+	$(PY) benchmarks/soak.py --minutes "$$MINUTES" --seed "$$SEED"
+
+cluster-test: $(READY) ## a scheduler and two workers on loopback: one is killed, then the scheduler
+	$(PY) -m pytest -q tests/companion/runs/test_hostile.py -k cluster
 
 sync: $(READY) ## write the .ipynb beside each .py, keeping the outputs that were saved
 	$(PY) -m ctml.companion sync

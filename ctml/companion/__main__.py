@@ -1,12 +1,15 @@
 """The command line behind the Makefile: `python -m ctml.companion --help`."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
+from ctml.companion import outside
 from ctml.companion.claims import ClaimError, claims_of, read_claims
 from ctml.companion.headless.display import Display, make_console, print_table
+from ctml.companion.headless.interrupts import Stopped, stopping
 from ctml.companion.headless.job import Job
 from ctml.companion.headless.runner import Finished, execute_stale
 from ctml.companion.pairing import sync, unpaired
@@ -14,27 +17,42 @@ from ctml.companion.parameters import parse_settings, read_parameters
 from ctml.companion.presets import values_by_preset
 from ctml.companion.project import PRESETS, Project, Refusal, check_known
 from ctml.companion.publish import report
+from ctml.companion.runs import cluster
+from ctml.locks import held
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code: 1 for a failed notebook, 2 for a refusal."""
     options = _parser().parse_args(arguments)
     try:
-        return options.do(Project.around(), options)
+        with stopping():
+            return options.do(Project.around(), options)
     except (Refusal, ClaimError) as error:
         print(f"ctml: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ctml: stopped. Finished runs are kept; start again to go on where this ended.", file=sys.stderr)
-        return 130
+    except Stopped as request:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print("ctml: stopped. Finished runs are kept; start again to go on where this ended.", file=sys.stderr)
+        return 128 + request.number
+    except BrokenPipeError:  # nobody reads any more, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        line = outside.reason(type(error).__name__, str(error))
+        if line is None:
+            raise
+        print(f"ctml: {line}", file=sys.stderr)
+        return 2
 
 
 def _reproduce(project: Project, options: argparse.Namespace) -> int:
     jobs = _jobs(project, options)
+    cluster.check()
     console = make_console()
     finished = execute_stale(jobs, _count(options.jobs), Display(console))
     if any(f.status == "ok" and f.job.folder.is_relative_to(project.results) for f in finished):
-        report.update(project)
+        with held(project.publishing, "renews the tables"):
+            report.update(project)
     for item in finished:
         if item.status == "failed":
             console.print(f"\n{item.job.notebook.name} failed in\n{item.detail}", markup=False, highlight=False)
@@ -55,9 +73,18 @@ def _smoke(project: Project, options: argparse.Namespace) -> int:
 def _status(project: Project, options: argparse.Namespace) -> int:
     jobs = _jobs(project, options)
     reasons = [job.why_stale() for job in jobs]
-    rows = [[j.notebook.name, "fresh" if r is None else "stale", r or ""] for j, r in zip(jobs, reasons, strict=True)]
-    print_table(make_console(), f"Notebooks at preset {options.preset}", ["notebook", "state", "why"], rows)
-    return 0
+    results = [job.published() for job in jobs]
+    rows = [
+        [job.notebook.name, "fresh" if why is None else "stale", why or "", found]
+        for job, why, found in zip(jobs, reasons, results, strict=True)
+    ]
+    columns = ["notebook", "on this machine", "why", "what lies in results"]
+    console = make_console()
+    print_table(console, f"Notebooks at preset {options.preset}", columns, rows)
+    damaged = any(found.startswith("DAMAGED") for found in results)
+    if not damaged and (pages := report.outdated(project)):
+        console.print(f"\nNot what the results say: {', '.join(pages)} (python -m ctml.companion claims renews them)")
+    return int(damaged)
 
 
 def _list(project: Project, options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("ctml", "torch", "torchdiffeq", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "joblib", "papermill")
+_PACKAGES = ("ctml", "torch", "torchdiffeq", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "papermill")
 
 
 def versions() -> dict[str, str]:
@@ -31,6 +31,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Return the bytes of memory of this machine, 0 where the system does not tell."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0
+
+
 def hardware() -> dict[str, Any]:
     """Describe the machine: processor, cores, memory and accelerators."""
     found: dict[str, Any] = {
@@ -38,8 +45,8 @@ def hardware() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores(),
     }
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    if memory():
+        found["memory_gb"] = round(memory() / 2**30)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,6 +1,7 @@
 """Where things lie in a checkout: notebooks, published results, and everything that can be deleted (`.build`)."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -75,6 +76,11 @@ class Project:
         """Return the folder of published results."""
         return self.root / "results"
 
+    @property
+    def publishing(self) -> Path:
+        """Return the file that whoever writes into the results holds."""
+        return self.build / "locks" / "publishing"
+
     def notebooks(self) -> list[Notebook]:
         """List the notebooks in reading order."""
         folder = self.root / "notebooks"
@@ -101,3 +107,14 @@ class Project:
                 check_known("notebook", word, names)
             chosen.update(matches)
         return [n for n in everything if n.name in chosen]
+
+
+def available_data() -> list[str]:
+    """List the data sets that lie ready on this machine."""
+    try:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctml" / "data"
+        folder = Path(os.environ.get("CTML_DATA") or default).expanduser()
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        return sorted(p.name for p in inside if p.is_dir() and not p.name.startswith(".") and any(p.iterdir()))
+    except (OSError, RuntimeError):  # a folder that cannot be read; no home
+        return []

@@ -87,6 +87,7 @@ class Study:
         Raises:
             TypeError: when a run is no dictionary of arguments, or gives the checkpoint itself.
             RunFailed: when runs failed, after the others have finished.
+            RunLost: when no code is to blame: no memory, a process that was killed.
         """
         runs = list(runs)
         with _Bar(self.order, function.__name__, len(runs)) as progress:
@@ -96,6 +97,7 @@ class Study:
                 cache=Cache(self.project.build),
                 sources=Sources(self.project.root),
                 threads=threads,
+                data=[source.partition("/")[0] for source in self._data],
                 progress=progress,
             )
         self._run_seconds += sum(outcome.seconds for outcome in outcomes)
@@ -218,11 +220,13 @@ class _Bar:
         self.bar = None if self.order else tqdm(total=self.total, desc=self.what, leave=False)
         return self
 
-    def __call__(self, done: int, total: int, left: float | None) -> None:
+    def __call__(self, done: int, total: int, left: float | None, remark: str) -> None:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
+            self.bar.set_postfix_str(remark)
         elif self.order:
-            self.order.tell(runs=[self.what, done, total], until=None if left is None else time.time() + left)
+            until = None if left is None else time.time() + left
+            self.order.tell(runs=[self.what, done, total], until=until, remark=remark)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

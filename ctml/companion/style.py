@@ -32,6 +32,7 @@ class Method:
 # colours can be told apart by everybody, so marker and dash pattern tell them apart as well.
 METHODS: dict[str, Method] = {
     "maml": Method("MAML", "#0072B2", "o"),
+    "maml_five": Method("MAML, 5 steps", "#004C7A", "o", "--"),
     "fo_maml": Method("FO-MAML", "#56B4E9", "s", "--"),
     "fo_maml_one": Method("FO-MAML, 1 step", "#88CCEE", "s", ":"),
     "meta_sgd": Method("Meta-SGD", "#6699CC", "*", "-."),

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from ctml.data.errors import DataError
 from ctml.data.registry import Archive, Dataset
+from ctml.locks import Lock
 
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 20  # seconds without a byte before a mirror is given up
@@ -50,8 +52,9 @@ def obtain(dataset: Dataset, archive: Archive, home: Path, download: bool = True
     by_hand = f"place it by hand at {path}" + (f" (from {archive.urls[0]})" if archive.urls else "")
     if not download:
         raise DataError(f"{dataset.name}: {archive.name} is not there and download=False; {by_hand}")
-    with writable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writable(path.parent), _alone(path, archive.name):
+        if path.is_file():
+            return path  # another process has fetched it meanwhile
         reasons = []
         for url in archive.urls:
             try:
@@ -64,6 +67,20 @@ def obtain(dataset: Dataset, archive: Archive, home: Path, download: bool = True
             else:
                 return path
     raise DataError(f"{dataset.name}: {archive.name} could not be fetched ({'; '.join(reasons)}); {by_hand}")
+
+
+@contextmanager
+def _alone(path: Path, name: str):
+    """Wait while another process fetches the same file: two would grow one part."""
+    lock = Lock(path.with_name(f".{path.name}.lock"))
+    if not lock.take(f"fetches {name}"):
+        tqdm.write(f"{name}: waits for {lock.holder()}")
+        while not lock.take(f"fetches {name}"):
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def may_write(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,3 +118,12 @@ def test_a_read_only_data_folder_is_named(home, server):
 def test_a_data_folder_below_a_file_is_named(home, server, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to the data folder" in refusal(tmp_path / "file" / "data", server.serve("/toy.bin", BODY))
+
+
+def test_two_at_once_fetch_a_file_once(home, server):
+    url = server.serve("/toy.bin", BODY)
+    with ThreadPoolExecutor(2) as pool:  # a lock is of one holder, in one process or in two
+        paths = list(pool.map(lambda _: get(home, url), range(2)))
+    assert paths[0].read_bytes() == BODY and paths[0] == paths[1]
+    assert server.pages["/toy.bin"].ranges == [None]
+    assert sorted(p.name for p in (home / "toy").iterdir()) == ["toy.bin", "toy.bin.json"]

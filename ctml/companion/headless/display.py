@@ -30,9 +30,13 @@ class Display:
         if self.console.is_terminal:
             self._live.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, markup=False, highlight=False)
+
     def started(self, name: str, reason: str) -> None:
         """Announce a notebook and why it runs."""
-        self.console.print(f"{name}: runs ({reason})", markup=False, highlight=False)
+        self.say(f"{name}: runs ({reason})")
         self._said[name] = (time.monotonic(), "")
 
     def progress(self, name: str, step: str, seconds: float) -> None:
@@ -40,13 +44,13 @@ class Display:
         self.steps[name] = (step, seconds)
         said, before = self._said[name]
         if not self.console.is_terminal and step != before and time.monotonic() - said > _QUIET_SECONDS:
-            self.console.print(f"{name}: {step}, {seconds:.0f} s", markup=False, highlight=False)
+            self.say(f"{name}: {step}, {seconds:.0f} s")
             self._said[name] = (time.monotonic(), step)
 
     def finished(self, name: str, status: str, seconds: float) -> None:
         """Announce how a notebook ended."""
         self.steps.pop(name, None)
-        self.console.print(f"{name}: {status}, {seconds:.0f} s", markup=False, highlight=False)
+        self.say(f"{name}: {status}, {seconds:.0f} s")
 
     def left(self, done: int, total: int) -> None:
         """Tell how many notebooks are done."""

@@ -8,33 +8,35 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from ctml.companion import outside
 from ctml.companion.files import write_atomically
 from ctml.companion.headless.order import Order
 from ctml.companion.pairing import read_source, stable_ids
-from ctml.companion.project import Project
-from ctml.companion.runs.worker import leave_with
+from ctml.companion.processes import Ended, end_with_parent, peak_of_children
 
 KERNEL = "ctml"
+_SAID_IN_ONE_LINE = ("Refusal", "RunLost", "ClusterLost", "DataError", "ClaimError")
+_LIBRARIES = ("OMP", "MKL", "OPENBLAS", "VECLIB", "NUMEXPR")
 
 
 def main(order: Order) -> int:
     """Execute a notebook, tell the news, and return the exit code."""
-    leave_with(order.runner)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # an exception, so that papermill stops the kernel
+    end_with_parent(order.runner, at_once=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     order.executed.parent.mkdir(parents=True, exist_ok=True)
     _prepare_kernel(order)
     notebook = read_source(order.source)
     cells = len(notebook.cells) + 1  # papermill adds one
+    kernel = AsyncKernelManager(kernel_name=KERNEL)
     try:
         papermill.execute_notebook(
             notebook,
@@ -44,11 +46,25 @@ def main(order: Order) -> int:
             cwd=str(order.source.parent),
             progress_bar=False,
             on_cell_start=lambda cell, cell_index: order.tell(cell=[cell_index + 1, cells]),
+            km=kernel,
         )
     except PapermillExecutionError as error:
+        if line := _one_line(error.ename, error.evalue):
+            return _failed(order, line)
         return _failed(order, _plain("\n".join(error.traceback)), cell=error.source)
-    except DeadKernelError:
-        return _failed(order, "The kernel died: killed, or out of memory. Try fewer CTML_WORKERS or JOBS.")
+    except (DeadKernelError, RuntimeError):
+        how = _ended(kernel)
+        if how is None:
+            raise
+        order.tell(died={"code": how.code, "peak": how.peak})
+        return 1
+    except OSError as error:
+        if line := outside.reason("OSError", str(error)):
+            return _failed(order, line)
+        raise
+    finally:
+        if (process := getattr(kernel.provisioner, "process", None)) is not None:
+            process.kill()  # what it wrote is whole, and nobody waits for its goodbye
     missing = [name for name in ("claims.json", "manifest.json") if not (order.output / name).is_file()]
     if missing:
         return _failed(order, f"{' and '.join(missing)} missing: the last cell must be study.close()")
@@ -60,6 +76,20 @@ def main(order: Order) -> int:
 def _failed(order: Order, traceback: str, cell: str = "") -> int:
     order.tell(failed={"cell": cell, "traceback": traceback})
     return 1
+
+
+def _one_line(kind: str, text: str) -> str | None:
+    """Return the line for a failure of which the traceback says nothing more."""
+    return text if kind in _SAID_IN_ONE_LINE else outside.reason(kind, text)
+
+
+def _ended(kernel: AsyncKernelManager) -> Ended | None:
+    """Say how the kernel ended, or return None if it lives."""
+    process = getattr(kernel.provisioner, "process", None)
+    code = None if process is None else process.poll()
+    if code is None:
+        return None
+    return Ended(code, peak_of_children())  # this process has no other child
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -89,15 +119,25 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def _prepare_kernel(order: Order) -> None:
     """Name this Python as a kernel: another `python3` kernel of the user's might come first on Jupyter's path."""
     spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [
+            sys.executable,
+            "-c",
+            "from ctml.companion.headless.kernel import main; main()",
+            "-f",
+            "{connection_file}",
+        ],
         "display_name": "Python 3",
         "language": "python",
     }
-    folder = Project(order.root).build / "jupyter"
+    folder = order.scratch / "jupyter"  # one's own: a home may be missing, or full of settings that change results
     write_atomically(folder / "kernels" / KERNEL / "kernel.json", json.dumps(spec).encode())
     own = str(Path(__file__).resolve().parents[3])
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(order.root), own, os.environ.get("PYTHONPATH")]))
+    os.environ["JUPYTER_RUNTIME_DIR"] = str(order.scratch / "runtime")
+    os.environ["IPYTHONDIR"] = str(order.scratch / "ipython")
+    # sums depend on the number of threads, and results must not depend on the machine; runs state their own number
+    os.environ.update({f"{name}_NUM_THREADS": "1" for name in _LIBRARIES})
     os.environ["TQDM_DISABLE"] = "1"  # bars would be published with the notebook
     os.environ.pop("MPLBACKEND", None)  # agg in a shell would leave the notebook without its pictures
 

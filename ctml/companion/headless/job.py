@@ -4,9 +4,9 @@ Invariant: freshness is a matter of this machine. Stamps lie in `.build`, so a f
 `results/` is committed: that is what "reproduce" means.
 """
 
+import errno
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ from typing import Any
 
 from ctml.companion.claims import claims_of
 from ctml.companion.files import write_atomically
+from ctml.companion.headless.seal import damage, other_code
 from ctml.companion.manifest import file_hash, versions
 from ctml.companion.pairing import read_source, with_header
 from ctml.companion.parameters import check_settings, read_parameters
-from ctml.companion.project import Notebook, Project, Refusal
+from ctml.companion.project import Notebook, Project, Refusal, available_data
 from ctml.companion.runs.sources import Sources
 
 _NAMES = {"notebook": "notebook", "claims": "claims.toml", "changed": "parameters"}
@@ -65,6 +66,11 @@ class Job:
         return self.scratch("stamps", ".json")
 
     @property
+    def lock(self) -> Path:
+        """Return the file that the runner of this job holds."""
+        return self.scratch("locks", ".lock")
+
+    @property
     def _variant(self) -> str:
         text = ",".join(f"{name}={value}" for name, value in self.changed.items())
         safe = re.sub(r"[^\w.,=+-]", "_", text)
@@ -78,19 +84,24 @@ class Job:
         Raises:
             Refusal: naming the folder and the way out.
         """
-        existing = self.folder
-        while not existing.exists():
-            existing = existing.parent
-        try:
-            if existing.is_dir() and not existing.stat().st_mode & 0o222:
-                raise PermissionError("it is marked read-only")  # which the superuser could overrule by accident
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            reason = error.strerror or error
-            raise Refusal(
-                f"Cannot write results to {existing} ({reason}): make it writable, e.g. chmod -R u+w {existing}."
-            ) from None
+        for what, folder in (("results", self.folder), ("caches", self.project.build)):
+            existing = folder
+            while not existing.exists():
+                existing = existing.parent
+            try:
+                if existing.is_dir() and not existing.stat().st_mode & 0o222:
+                    raise PermissionError("it is marked read-only")  # which the superuser could overrule by accident
+                with tempfile.TemporaryFile(dir=existing) as file:
+                    file.write(b"0" * 4096)
+                    file.flush()
+            except OSError as error:
+                reason = error.strerror or error
+                way_out = (
+                    "free some space"
+                    if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                    else (f"make it writable, e.g. chmod -R u+w {existing}")
+                )
+                raise Refusal(f"Cannot write {what} to {existing} ({reason}): {way_out}.") from None
 
     def ingredients(self) -> dict[str, Any]:
         """Return everything the results depend on, as it is now."""
@@ -129,6 +140,12 @@ class Job:
         except (OSError, ValueError):
             return "never run on this machine"
         now = self.ingredients()
+        try:
+            return self._difference(stamp, now)
+        except (KeyError, TypeError, AttributeError):
+            return "the record of its last run is damaged"
+
+    def _difference(self, stamp: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         for part, name in _NAMES.items():
             if stamp[part] != now[part]:
                 return f"{name} changed"
@@ -149,16 +166,17 @@ class Job:
                 return f"results file edited: {path.relative_to(self.project.root)}"
         return None
 
+    def published(self) -> str:
+        """Say whether the results in place are whole, and whether they are those of the present code."""
+        if not self.folder.is_dir():
+            return "none"
+        if fault := damage(self.folder):
+            return f"DAMAGED: {fault}"
+        change = other_code(self.folder, self.ingredients())
+        return "results intact, of this code" if change is None else f"results intact, of other code: {change}"
+
     def _shown(self, module: str) -> str:
         path = Sources(self.project.root).find(module)
         return (
             module if path is None else "/".join(path.parts[-len(module.split(".")) - (path.name == "__init__.py") :])
         )
-
-
-def available_data() -> list[str]:
-    """List the data sets that lie ready on this machine."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctml" / "data"
-    folder = Path(os.environ.get("CTML_DATA") or default).expanduser()
-    inside = folder.iterdir() if folder.is_dir() else []
-    return sorted(p.name for p in inside if p.is_dir() and not p.name.startswith(".") and any(p.iterdir()))

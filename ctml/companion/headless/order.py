@@ -4,6 +4,7 @@ Invariant: the order travels in one environment variable, which the kernel inher
 it is executed by the runner. News goes the other way, one JSON object a line, in the file that the order names.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ class Order:
         output: folder for figures, tables, claims and the published notebook.
         executed: the notebook with all that papermill wrote into it, for whoever looks for an error.
         news_file: where news is written.
+        scratch: folder for what a kernel keeps while it runs.
     """
 
     runner: int
@@ -39,6 +41,7 @@ class Order:
     output: Path
     executed: Path
     news_file: Path
+    scratch: Path
 
     @classmethod
     def given(cls) -> "Order | None":
@@ -63,5 +66,9 @@ class Order:
         """Return the news so far; a line that is being written waits for its end."""
         if not self.news_file.is_file():
             return []
-        lines = self.news_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.news_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # written by half on a full disk, or damaged: it is only news
+                found += [json.loads(line)] if line.endswith("\n") else []
+        return [news for news in found if isinstance(news, dict)]

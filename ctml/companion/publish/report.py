@@ -13,7 +13,7 @@ from typing import Any
 
 from ctml.companion.claims import VERDICTS
 from ctml.companion.files import write_atomically
-from ctml.companion.project import PRESETS, Notebook, Project
+from ctml.companion.project import PRESETS, Notebook, Project, Refusal
 
 _PUBLISHED = PRESETS[1:]
 
@@ -261,7 +261,10 @@ def _minutes(seconds: float) -> str:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Refusal(f"{path} is damaged: bring it back (git checkout), or run its notebook again.") from None
 
 
 def _text(path: Path) -> str:

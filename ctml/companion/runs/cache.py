@@ -19,6 +19,8 @@ class Cache:
     def __init__(self, build: Path) -> None:
         self.folder = build / "cache"
         self.checkpoints = build / "checkpoints"
+        self.locks = build / "locks" / "runs"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)  # by which a worker tells that it shares this disk
 
     def path(self, key: str) -> Path:
         """Return where the result of a key lies or will lie."""
@@ -27,6 +29,10 @@ class Cache:
     def checkpoint(self, key: str) -> Path:
         """Return the file in which the run of a key may keep its progress."""
         return self.checkpoints / key / "state.pt"
+
+    def lock(self, key: str) -> Path:
+        """Return the file that whoever does the run of a key holds."""
+        return self.locks / key
 
     def store(self, key: str, outcome: bytes) -> None:
         """Keep a pickled outcome and delete the run's checkpoints, which it no longer needs."""
@@ -39,6 +45,9 @@ class Cache:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            shutil.rmtree(path)
             return None
         checksum, outcome = data[:32], data[32:]
         try:

@@ -14,7 +14,7 @@ import inspect
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,17 @@ def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any], sour
     return digest.finish()
 
 
+def reached(
+    function: Callable[..., Any], runs: Iterable[Mapping[str, Any]], sources: Sources
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the digests of the project's modules, and the versions of the other packages, that calls depend on."""
+    digest = _Digest(sources)
+    digest.add(function)
+    for arguments in runs:
+        digest.add(dict(arguments))
+    return digest.ends()
+
+
 class _Digest:
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
@@ -48,10 +59,14 @@ class _Digest:
         self.seen: dict[int, tuple[int, Any]] = {}  # the object is kept so that its id stays its own
 
     def finish(self) -> str:
-        modules, outside = self.sources.reached(self.reached)
+        modules, packages = self.ends()
         self.write("modules", *(f"{name} {digest}" for name, digest in modules.items()))
-        self.write("packages", *(f"{name} {_version(name)}" for name in sorted(self.packages | outside)))
+        self.write("packages", *(f"{name} {number}" for name, number in packages.items()))
         return self.hash.hexdigest()
+
+    def ends(self) -> tuple[dict[str, str], dict[str, str]]:
+        modules, outside = self.sources.reached(self.reached)
+        return modules, {name: version(name) for name in sorted(self.packages | outside)}
 
     def write(self, *parts: str | bytes) -> None:
         for part in parts:
@@ -213,7 +228,8 @@ class _Digest:
 
 
 @functools.cache
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Return the version of an installed package."""
     if package in sys.stdlib_module_names:
         return "stdlib"
     try:

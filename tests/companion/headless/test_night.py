@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctml.companion.headless.display import clock
-from ctml.companion.headless.runner import words_of
+from ctml.companion.headless.execution import words_of
 from ctml.companion.runs.map import seconds_left
 from ctml.companion.runs.worker import Outcome
 

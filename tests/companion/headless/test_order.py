@@ -9,7 +9,7 @@ from ctml.companion.headless.order import Order
 
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
-    paths = {name: tmp_path / name for name in ("root", "source", "output", "executed", "news_file")}
+    paths = {name: tmp_path / name for name in ("root", "source", "output", "executed", "news_file", "scratch")}
     return Order(runner=7, notebook="demo/01_line", preset="quick", changed={"ways": 20, "rates": [0.1]}, **paths)
 
 

@@ -1,10 +1,7 @@
 """The command line from end to end on a small checkout: what it runs, where results go, what it refuses."""
 
 import json
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,40 +215,3 @@ def test_new_data_make_results_stale_only_where_data_are_used(root: Path, monkey
         assert job.why_stale() == reason
         (root / "data" / "omniglot" / "images.zip").unlink()
         (root / "data" / "omniglot").rmdir()
-
-
-def test_interrupted_and_killed_runners_leave_nothing_behind(root: Path, environment: dict[str, str]) -> None:
-    path = root / "notebooks" / "demo" / "01_line.py"
-    waiting = f'import os, time\n(open({str(root / "pid")!r}, "w")).write(str(os.getpid()))\ntime.sleep(100)\n'
-    path.write_text(path.read_text().replace("figure, axes = ", waiting + "figure, axes = "))
-    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ctml.companion", "reproduce"],
-            cwd=root,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + 90
-        while not ((root / "pid").exists() and (root / "pid").read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        kernel = int((root / "pid").read_text())
-        process.send_signal(how)
-        _, error = process.communicate(timeout=30)
-        assert process.returncode == code
-        if how == signal.SIGINT:
-            assert error == "ctml: stopped. Finished runs are kept; start again to go on where this ended.\n"
-        while running(kernel):
-            assert time.monotonic() < deadline, "the kernel outlived its runner"
-            time.sleep(0.1)
-        (root / "pid").unlink()
-        assert not (root / "results").exists()
-
-
-def running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):  # gone before, or while it is read
-        return False
-    return state != "Z"

@@ -195,11 +195,6 @@ def test_the_same_call_runs_on_dask(root: Path, environment: dict[str, str], sch
     assert len(log(root)) == 4
 
 
-def test_a_scheduler_that_does_not_answer_is_named(root: Path, environment: dict[str, str]) -> None:
-    done = call(script(root, pause=0), environment, CTML_DASK="nonsense://nowhere:1")
-    assert "No Dask scheduler answers at CTML_DASK=nonsense://nowhere:1" in done.stderr
-
-
 def test_a_number_of_workers_must_be_one(root: Path, environment: dict[str, str]) -> None:
     assert (
         "CTML_WORKERS='many' is no number of processes"
