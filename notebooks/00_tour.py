@@ -12,6 +12,8 @@
 # %% [markdown]
 # # A tour: five papers on one page, and the package in five minutes
 #
+# *Executed, with its figures and verdicts:* [results/quick/00_tour](../results/quick/00_tour/00_tour.ipynb)
+#
 # **What this is** A companion to five papers that look at gradient-based meta-learning as a differential equation, or ask how
 # it converges. Each of them has notebooks of its own beside this one; here is one picture of each, made on the spot, then
 # MAML trained on sinusoids, then a new learner written in a dozen lines.
@@ -37,7 +39,7 @@ import pandas as pd
 import torch
 
 import ctml
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.flows import FixedSteps, adapt_head
 from ctml.flows.maml_field import maml_field, maml_loss
 from ctml.flows.maml_flow import flow
@@ -81,8 +83,8 @@ study = Study("", "00_tour", PRESET, asdict(config))
 
 
 def show(fig, name, caption):
-    """Save the figure of one paper, with a legend."""
-    fig.axes[0].legend(fontsize="x-small", frameon=name == "maml_ode", framealpha=0.9, edgecolor="none")
+    """Save the figure of one paper, each line named at its end."""
+    plots.name_lines(fig.axes[0])
     study.figure(fig, name, caption, where=name)
 
 
@@ -108,17 +110,17 @@ fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 x = torch.linspace(-3.5, 3.5, 80, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(x, x, indexing="xy"), -1)
 ax.contour(x, x, maml_loss(tasks, alpha, grid), 18, colors="0.8", linewidths=0.6)
-ax.plot(*smooth.permute(2, 0, 1), color=style.COLOURS["maml_flow"], label=["MAML ODE", None, None])
-for beta, marker in ((0.1, "."), (0.6, "x")):
-    steps = flow(field, starts, beta * torch.arange(26, dtype=torch.float64), method="euler")
-    look = {"marker": marker, "ms": 4, "lw": 0.5, "color": style.COLOURS["maml"]}
-    ax.plot(*steps.permute(2, 0, 1), **look, label=[rf"MAML, $\beta={beta}$", None, None])
-ax.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5))
+ax.plot(*smooth.permute(2, 0, 1), color=style.COLOURS["maml_flow"], lw=2.5)
+for beta, look, some in ((0.1, "o", starts), (0.6, "x-", starts[:1])):
+    steps = flow(field, some, beta * torch.arange(12).double(), method="euler")
+    ax.plot(*steps.permute(2, 0, 1), look, ms=4, lw=0.8, color=style.COLOURS["maml"])
+    ax.annotate(rf"$\beta={beta}$", steps[1, 0], (6, -10), textcoords="offset points", color=style.COLOURS["maml"])
+ax.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), title="MAML's steps sample a flow")
 show(
     fig,
     "maml_ode",
-    "The MAML loss of five quadratic tasks (level lines), its gradient flow from three points, and MAML's own steps at two step "
-    "sizes: the smaller follows the flow, the larger jumps across the valley. More in `maml_ode/01`.",
+    "The MAML loss of five quadratic tasks (level lines), its gradient flow from three points (green), and eleven of MAML's own "
+    "steps (blue) at two step sizes: the smaller from all three points, the larger from one. More in `maml_ode/01`.",
 )
 
 # %% [markdown]
@@ -136,7 +138,7 @@ for key, tableau in {"euler": EULER, "rk2": MIDPOINT, "rk3": KUTTA3, "rk4": RK4}
     look, errors = style.method(key).line(), rk_maml.errors(task, start, 2.0, counts, tableau)
     ax.loglog([2 / n for n in counts], errors, **look | {"label": f"{look['label']}: order {tableau.order}"})
 ax.set_xscale("log", base=2)
-ax.set(xlabel="step $h$", ylabel="error at time 2")
+ax.set(xlabel="step $h$", ylabel="error at time 2", title="every line falls with its order")
 show(
     fig,
     "rk_maml",
@@ -170,14 +172,14 @@ anil = [float(query_loss(alpha * n.double()[None], solver=FixedSteps(int(n), EUL
 best = horizons.detach()[losses.argmin()]
 
 fig, (left, right) = plt.subplots(1, 2, figsize=style.WIDE, layout="constrained")
-left.semilogx(horizons.detach(), losses.detach(), color=style.COLOURS["comln"], label="COMLN's flow")
-left.semilogx(alpha * euler_steps, anil, style.MARKERS["anil"], color=style.COLOURS["anil"], label="ANIL, steps of 0.5")
-left.axvline(best, color="0.6", ls=":", lw=1)
-left.set(xlabel="horizon $T$", ylabel="query loss")
+left.semilogx(horizons.detach(), losses.detach(), color=style.COLOURS["comln"], label="COMLN's\nflow")
+left.semilogx(alpha * euler_steps, anil, **style.method("anil").line(linestyle="", label=f"ANIL,\nsteps of {alpha}"))
+left.axvline(best, color="0.6", ls=":", lw=1, label="_")
+left.set(xlabel="horizon $T$", ylabel="query loss", title=f"least at T = {float(best):.1f}")
 right.semilogx(horizons.detach(), horizons.detach() * slopes, color=style.COLOURS["comln"])
 right.axhline(0, color="0.6", lw=0.8)
 right.axvline(best, color="0.6", ls=":", lw=1)
-right.set(xlabel="horizon $T$", ylabel=r"$\partial L_{\rm query}/\partial\log T$")
+right.set(xlabel="horizon $T$", ylabel=r"$\partial L_{\rm query}/\partial\log T$", title="where its derivative is 0")
 show(
     fig,
     "comln",
@@ -208,9 +210,9 @@ fo_maml = torch.einsum("tde,te->td", suite.B, suite.perturbed_solution(theta, la
 fig, ax = plt.subplots(figsize=style.NARROW, layout="constrained")
 for (name, found), dash in zip(estimates.items(), ("--", "-"), strict=True):
     error = (found - truth).norm(dim=1) / truth.norm()
-    ax.loglog(nus, error, color=style.COLOURS["fo_b_maml"], ls=dash, label=f"FO-B-MAML, {name}")
+    ax.loglog(nus, error, color=style.COLOURS["fo_b_maml"], ls=dash, label=f"FO-B-MAML,\n{name}")
 ax.axhline(float((fo_maml - truth).norm() / truth.norm()), **style.method("fo_maml").line() | {"marker": ""})
-ax.set(xlabel=r"perturbation $\nu$", ylabel="relative error")
+ax.set(xlabel=r"perturbation $\nu$", ylabel="relative error", title="one bias can be made small")
 show(
     fig,
     "fo_b_maml",
@@ -236,7 +238,7 @@ grows = [float(curvature(Cosine.of(0.3), *top, 0.3, int(n)).ww.max()) for n in i
 look = style.method("anil").line()
 ax.semilogy(inner_steps, falls, **look | {"label": "strongly convex"})
 ax.semilogy(inner_steps, grows, **look | {"label": "nonconvex", "linestyle": "--", "marker": "v"})
-ax.set(xlabel="inner steps $N$", ylabel=r"greatest $|\partial^2F/\partial w^2|$")
+ax.set(xlabel="inner steps $N$", ylabel=r"greatest $|\partial^2F/\partial w^2|$", title="it forgets, or amplifies")
 show(
     fig,
     "anil",
@@ -324,9 +326,11 @@ for name, result in results.items():
     left.plot(smooth, **look | {"marker": ""})
     of = rows[rows.learner == name]
     middle.errorbar(of.inner_steps, of.mse, yerr=of.ci95_over_tasks, capsize=2, **look)
-left.set(xlabel="meta-steps", ylabel="meta-training loss")
-middle.set(xlabel="inner steps at meta-test", ylabel="mean squared error", ylim=(0, None))
-middle.legend(fontsize="x-small")
+left.set(xlabel="meta-steps", ylabel="meta-training loss", title="while training")
+title = "after one step: {:.2f} and {:.2f}".format(*rows[rows.inner_steps == 1].mse)
+plots.name_lines(left)
+middle.set(xlabel="inner steps at meta-test", ylabel="mean squared error", ylim=(0, None), title=title)
+lost = [k for name, k, s in tested if name == "meta_sgd" and not (s.isfinite().all() and s.mean() < 10)]
 
 learner.load_state_dict(results["maml"]["weights"])
 task = Sinusoid(shots=10, queries=200).sample(1, ctml.generator(seed, "tour task"))
@@ -338,13 +342,13 @@ with torch.no_grad():
         right.plot(x, y[0, order, 0], color=style.COLOURS["maml"], alpha=shade, label=f"{k} steps")
 right.plot(x, truth, color="0.4", ls=":", label="truth")
 right.plot(task.support.x[0, :, 0], task.support.y[0, :, 0], "k.", label="support")
-right.set(xlabel="$x$", ylabel="$y$", ylim=(-5.5, 8))
+right.set(xlabel="$x$", ylabel="$y$", ylim=(-5.5, 8), title="one task, adapted")
 right.legend(fontsize="xx-small", loc="upper left", ncols=2)
 study.figure(
     fig,
     "sinusoids",
     f"MAML and the learner above on sinusoids, one seed. Left: meta-training loss, means over {window} meta-steps. Middle: error on "
-    f"{config.test_tasks} unseen tasks against inner steps, 95% intervals over tasks. Right: one unseen task before and after adapting MAML.",
+    f"{config.test_tasks} unseen tasks, 95% intervals; Meta-SGD learns its step sizes for one step, more diverge (after {lost} not drawn). Right: MAML on one task.",
 )
 
 # %% [markdown]

@@ -39,7 +39,7 @@ BESIDE = LAYERS[-1]
 # The companion is one machine in four parts, and the files that they share. The parts of a line do not know each other.
 COMPANION = [
     {"files", "project", "ranges", "style"},
-    {"manifest", "parameters", "pairing", "plots", "tables"},
+    {"manifest", "parameters", "pairing", "plots", "slider", "tables"},
     {"outside"},
     {"processes"},
     {"claims", "runs", "by_hand", "presets"},

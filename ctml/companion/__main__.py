@@ -51,8 +51,9 @@ def _reproduce(project: Project, options: argparse.Namespace) -> int:
     console = make_console()
     finished = execute_stale(jobs, _count(options.jobs), Display(console))
     if any(f.status == "ok" and f.job.folder.is_relative_to(project.results) for f in finished):
+        # who runs one notebook, perhaps one of their own, finds it in results/; README is that of the whole
         with held(project.publishing, "renews the tables"):
-            report.update(project)
+            report.update(project, keep=("README.md", "codecheck.yml") if options.nb else ())
     for item in finished:
         if item.status == "failed":
             console.print(f"\n{item.job.notebook.name} failed in\n{item.detail}", markup=False, highlight=False)

@@ -243,6 +243,32 @@ def heat(ax: "Axes", table: Any, blocks: int = 0) -> None:
         ax.axvline(place - 0.5, color="0.6", lw=0.5)
 
 
+def name_lines(ax: "Axes", size: float = 8) -> None:
+    """Write the label of every line beside its right end, in its colour and apart from the others; no legend.
+
+    Args:
+        ax: with its lines and its limits set; a line whose last points cannot be drawn is named at the last that can.
+        size: of the letters, in points.
+    """
+    ax.get_xlim(), ax.get_ylim()  # limits are worked out when asked for, and the places below follow from them
+    ends: list[tuple[float, Any]] = []
+    for line in ax.get_lines():
+        points = ax.transAxes.inverted().transform(ax.transData.transform(np.asarray(line.get_xydata(), float)))
+        drawn = points[np.isfinite(points).all(1)]
+        if len(drawn) and not str(line.get_label()).startswith("_"):
+            ends.append((float(np.clip(drawn[drawn[:, 0].argmax(), 1], 0, 1)), line))
+    ends.sort(key=lambda end: end[0])
+    row = 1.25 * size / (72 * ax.get_figure(root=True).get_figheight() * ax.get_position().height)
+    tall = [row * (1 + str(line.get_label()).count("\n")) for _, line in ends]
+    places: list[float] = []
+    for k, (height, _) in enumerate(ends):
+        places.append(max(height, places[-1] + (tall[k - 1] + tall[k]) / 2) if places else height)
+    over = max(0.0, places[-1] - 1) if places else 0.0
+    for place, (_, line) in zip(places, ends, strict=True):
+        look = {"color": line.get_color(), "size": size, "va": "center", "transform": ax.transAxes}
+        ax.text(1.02, place - over, str(line.get_label()), **look)
+
+
 def landscape(
     ax: "Axes",
     loss: Callable[["Tensor"], "Tensor"],

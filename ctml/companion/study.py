@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctml.companion import by_hand, manifest, style
+from ctml.companion import by_hand, manifest, slider, style
 from ctml.companion.claims import ClaimError, Verdict, claims_of, judge
 from ctml.companion.files import write_atomically
 from ctml.companion.headless.order import Order
@@ -55,7 +55,7 @@ class Study:
         self.claims = claims_of(self.notebook)
         self._source = "" if self.order else by_hand.source_text(self.notebook)
         self._verdicts: dict[str, Verdict] = {}
-        self._figures: dict[str, dict[str, str]] = {}
+        self._figures: dict[str, dict[str, Any]] = {}
         self._tables: list[str] = []
         self._data: list[str] = []
         self._run_seconds = 0.0
@@ -118,6 +118,25 @@ class Study:
         self._figures[name] = {"name": name, "caption": caption, "where": where}
         _show_picture(self.folder / "figures" / f"{name}.png", caption)
         plt.close(figure)
+
+    def slider(
+        self, draw: "slider.Draw", values: Mapping[str, Any], name: str, caption: str, *, of: str, where: str = ""
+    ) -> None:
+        """Save and show a figure that a reader moves: a slider in JupyterLab and on the site, in print a filmstrip.
+
+        Args:
+            draw: draws one value on empty axes, as in `draw(ax, value)`.
+            values: what stands at the slider, in order, to the value it stands for.
+            of: what is moved, as in "horizon T".
+            name, caption, where: as in `figure`.
+        """
+        self.figure(slider.filmstrip(draw, values), name, caption, where=where)
+        drawn = slider.frames(draw, values)
+        for place, picture in enumerate(drawn):
+            write_atomically(self.folder / "figures" / name / f"{place:02d}.svg", picture)
+        self._figures[name] |= {"moves": of, "values": list(values)}
+        if self.order is None and by_hand.session() is not None:
+            slider.show_in_lab(draw, values, of)
 
     def table(self, table: "DataFrame", name: str) -> "DataFrame":
         """Save a tidy table (one row an observation) as csv and return it."""
@@ -189,6 +208,8 @@ class Study:
 
     def _manifest(self) -> dict[str, Any]:
         outputs = [f"figures/{name}.{kind}" for name in self._figures for kind in ("svg", "png")]
+        moved = {name: range(len(figure.get("values", ()))) for name, figure in self._figures.items()}
+        outputs += [f"figures/{name}/{place:02d}.svg" for name, places in moved.items() for place in places]
         outputs += [f"{name}.csv" for name in self._tables] + ["claims.json"]
         return {
             "notebook": self.notebook.name,

@@ -64,6 +64,7 @@ METHODS: dict[str, Method] = {
 _UNLISTED: dict[str, Method] = {}  # methods that were asked for and are not listed, in the order of asking
 _MARKERS = "o^sDvPX*<>"
 _SHADES = ((1.0, 0.9), (0.85, 0.6), (0.55, 0.85))  # saturation and brightness: all dark enough on white
+NEUTRAL = ("#004488", "#BB5566", "#997700")  # Tol's high contrast: for what is no method, such as two settings of one
 COLOURS = {name: method.color for name, method in METHODS.items()}
 MARKERS = {name: method.marker for name, method in METHODS.items()}
 

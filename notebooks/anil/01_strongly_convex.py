@@ -12,6 +12,8 @@
 # %% [markdown]
 # # A strongly convex inner loop forgets where it started
 #
+# *Executed, with its figures and verdicts:* [results/quick/anil/01_strongly_convex](../../results/quick/anil/01_strongly_convex/01_strongly_convex.ipynb)
+#
 # **Paper** Ji, Lee, Liang, Poor, *Convergence of Meta-Learning with Task-Specific Adaptation over Partial Parameters*
 # (NeurIPS 2020), the theory of the strongly convex case. Of the paper, only its abstract and introduction were at
 # hand: constants and rates below are re-derived.
@@ -44,7 +46,7 @@ import torch
 
 import ctml
 from ctml.agreement import central_differences, relative_error
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.learners.anil_backward import Autograd, Reverse
 from ctml.learners.vector import meta_gradient_vector
 from ctml.theory import anil as theory
@@ -202,21 +204,19 @@ def log_slope(tasks, quantity):
     return -rates.exponential(torch.tensor(rows.N.values, dtype=torch.float64), torch.tensor(rows.value.values)).value
 
 
-BLOCKS = {"ww": ("$L_{ww}$", style.COLOURS["maml"]), "w_phi": (r"$L_{w\phi}$", style.COLOURS["anil"]),
-          "phi_phi": (r"$L_{\phi\phi}$", style.COLOURS["reptile"])}  # fmt: skip
+BLOCKS = dict(zip(("ww", "w_phi", "phi_phi"), ("$L_{ww}$", r"$L_{w\phi}$", r"$L_{\phi\phi}$"), strict=True))
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True)
 for ax, tasks in zip(axes, ("quadratic", "log-cosh 0"), strict=True):
-    for key, (label, colour) in BLOCKS.items():
+    for (key, label), colour in zip(BLOCKS.items(), style.NEUTRAL, strict=True):
         rows = strongly[(strongly.tasks == tasks) & (strongly.quantity == key)]
         ax.plot(rows.N, rows.value, "o-", color=colour, label=label)
         if tasks != "quadratic":
             ax.plot(STEPS, [getattr(bounds[n], key) for n in STEPS], ":", color=colour, lw=1.2)
-    ax.set(xlabel="inner steps $N$", yscale="log", title=tasks.removesuffix(" 0") + " tasks")
-axes[0].plot(STEPS, [0.8 * q_quadratic ** (2 * n) for n in STEPS], "k--", lw=1, label="slope of $q^{2N}$")
-axes[1].plot([], [], ":", color="0.4", label="bounds S2")
+    ax.set(xlabel="inner steps $N$", yscale="log", title=f"{tasks.removesuffix(' 0')} tasks: w is forgotten")
+axes[0].plot(STEPS, [0.8 * q_quadratic ** (2 * n) for n in STEPS], "k--", lw=1, label="$q^{2N}$")
 axes[0].set_ylabel("spectral norm")
 for ax in axes:
-    ax.legend(loc="lower left")
+    plots.name_lines(ax)
 study.figure(
     fig,
     "strongly_convex_curvature",
@@ -273,23 +273,27 @@ for n in STEPS:
 descent = study.table(pd.DataFrame(rows), "descent")
 
 grid = torch.arange(1, 41, dtype=torch.float64)
-ratios = {30: style.COLOURS["maml"], 5: style.COLOURS["anil"]}
+ratios = {30: style.NEUTRAL[0], 5: style.NEUTRAL[1]}
 costs = {ratio: theory.cost_of_bound(grid, q_quadratic, 1.0, float(ratio)) for ratio in ratios}
 best = {ratio: int(grid[cost.argmin()]) for ratio, cost in costs.items()}
 
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE)
-axes[0].plot(descent.N, descent.gradient_w, "o-", color=style.COLOURS["maml"], label=r"$|\partial_wF|^2$")
-axes[0].plot(descent.N, descent.gradient_phi, "s-", color=style.COLOURS["reptile"], label=r"$|\partial_\phi F|^2$")
+axes[0].plot(descent.N, descent.gradient_w, "o-", color=style.NEUTRAL[0], label=r"$|\partial_wF|^2$")
+axes[0].plot(descent.N, descent.gradient_phi, "s-", color=style.NEUTRAL[2], label=r"$|\partial_\phi F|^2$")
 axes[0].set(xlabel="inner steps $N$", ylabel=f"mean over {config.outer_steps} outer steps", yscale="log")
+axes[0].set_title(
+    f"in w: {descent.gradient_w.iloc[0] / descent.gradient_w.iloc[-1]:,.0f} times smaller at the largest N"
+)
+axes[1].set_title("the promised cost is least at a moderate N")
 for ratio, colour in ratios.items():
-    label = f"$c_2/c_1={ratio}$: least at $N={best[ratio]}$"
+    label = f"$c_2/c_1={ratio}$:\nleast at $N={best[ratio]}$"
     axes[1].plot(grid, costs[ratio] / costs[ratio].min(), color=colour, label=label)
     axes[1].plot(best[ratio], 1, "o", color=colour)
 axes[1].set(xlabel="inner steps $N$", ylabel="cost of the bound / least", yscale="log")
 axes[1].set(ylim=(0.9, 20), yticks=[1, 2, 5, 10, 20])
 axes[1].yaxis.set_major_formatter("{x:g}")
 for ax in axes:
-    ax.legend()
+    plots.name_lines(ax)
 study.figure(
     fig,
     "strongly_convex_descent",
@@ -339,11 +343,12 @@ def least_curvature(penalty, radius):
 squared = [least_curvature(lambda head: MU / 2 * head.square().sum(), r) for r in RADII]
 unsquared = [least_curvature(lambda head: MU * head.norm(), r) for r in RADII]
 fig, ax = plt.subplots(figsize=style.NARROW)
-ax.plot(RADII, squared, "o-", color=style.COLOURS["anil"], label=r"$\frac{\mu}{2}|w|^2$")
-ax.plot(RADII, unsquared, "s-", color=style.COLOURS["maml"], label=r"$\mu|w|$")
-ax.axhline(MU, color="0.4", ls="--", lw=1, label=r"$\mu$")
+ax.plot(RADII, squared, "o-", color=style.NEUTRAL[0], label=r"$\frac{\mu}{2}|w|^2$")
+ax.plot(RADII, unsquared, "s-", color=style.NEUTRAL[1], label=r"$\mu|w|$")
+ax.axhline(MU, color="0.4", ls="--", lw=1)
 ax.set(xscale="log", xlabel="$|w|$ along a ray", ylabel="least eigenvalue of the inner Hessian")
-ax.legend()
+ax.set_title(f"un-squared, {min(unsquared) / MU:.0e} of $\\mu$ is left far out")
+plots.name_lines(ax)
 study.figure(
     fig,
     "regularisers",

@@ -12,6 +12,8 @@
 # %% [markdown]
 # # A nonconvex inner loop can amplify with every step
 #
+# *Executed, with its figures and verdicts:* [results/quick/anil/02_nonconvex](../../results/quick/anil/02_nonconvex/02_nonconvex.ipynb)
+#
 # **Paper** Ji, Lee, Liang, Poor, *Convergence of Meta-Learning with Task-Specific Adaptation over Partial Parameters*
 # (NeurIPS 2020), the theory of the nonconvex case. Of the paper, only its abstract and introduction were at hand: the
 # laws below are re-derived.
@@ -43,7 +45,7 @@ import torch
 from scipy.stats import kendalltau
 
 import ctml
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.tasks import Cosine
 from ctml.theory import anil as theory
 from ctml.theory.anil_instances import Constants, TwoLayerTasks
@@ -186,17 +188,20 @@ for n in STEPS:
 outer = study.table(pd.DataFrame(rows), "outer_loop")
 
 fig, axes = plt.subplots(1, 3, figsize=(10.5, 3))
-axes[0].plot(growth.N, growth.fixed, "o-", color=style.COLOURS["maml"], label=rf"$\alpha={cosine_step}$")
+axes[0].plot(growth.N, growth.fixed, "o-", color=style.NEUTRAL[0], label=rf"$\alpha={cosine_step}$")
 axes[0].plot(growth.N, growth.law, "k--", lw=1, label=r"$(1+\alpha)^{2N}$")
-axes[0].plot(growth.N, growth.rule, "s-", color=style.COLOURS["anil"], label=rf"$\alpha={cosine_step}/N$")
+axes[0].plot(growth.N, growth.rule, "s-", color=style.NEUTRAL[1], label=rf"$\alpha={cosine_step}/N$")
 axes[0].set_ylabel("largest $|F''|$")
-axes[1].plot(outer.N, outer.largest_step, "o-", color=style.COLOURS["maml"])
+axes[1].plot(outer.N, outer.largest_step, "o-", color=style.NEUTRAL[0])
 axes[1].set_ylabel("largest steady outer step")
-axes[2].plot(outer.N, outer.iterations, "o-", color=style.COLOURS["maml"])
+axes[2].plot(outer.N, outer.iterations, "o-", color=style.NEUTRAL[0])
 axes[2].set_ylabel(r"outer steps to $|F'|<10^{-3}$")
 for ax in axes:
     ax.set(xlabel="inner steps $N$", yscale="log")
-axes[0].legend()
+plots.name_lines(axes[0])
+axes[0].set_title(f"curvature: {growth.fixed.iloc[-1] / growth.fixed.iloc[0]:.0f} times, or not at all")
+axes[1].set_title(f"step: {outer.largest_step.iloc[0] / outer.largest_step.iloc[-1]:.0f} times shorter")
+axes[2].set_title(f"steps: {outer.iterations.iloc[-1] / outer.iterations.iloc[0]:.0f} times as many")
 study.figure(
     fig,
     "nonconvex",
@@ -239,13 +244,14 @@ two_layer = study.table(
 )
 
 fig, axes = plt.subplots(1, 2, figsize=style.WIDE, sharey=True)
-colours = dict(zip(STEP_SIZES, (style.COLOURS[k] for k in ("fo_maml", "maml", "comln", "anil")), strict=True))
+colours = dict(zip(STEP_SIZES, (*style.NEUTRAL, "0.45"), strict=True))
 for name, rows in two_layer.groupby("step", sort=False):
     for ax, quantity in zip(axes, ("largest", "median"), strict=True):
         ax.plot(rows.N, rows[quantity], "o-", color=colours[name], label=rf"$\alpha={name}$")
         ax.set(xlabel="inner steps $N$", yscale="log", title=f"{quantity} over {config.points} points")
 axes[0].set_ylabel("$L_{ww}$")
-axes[0].legend()
+for ax in axes:
+    plots.name_lines(ax)
 study.figure(
     fig,
     "two_layer_head",

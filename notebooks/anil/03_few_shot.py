@@ -12,6 +12,8 @@
 # %% [markdown]
 # # More inner steps: a help for the head, a hindrance for the last blocks?
 #
+# *Executed, with its figures and verdicts:* [results/quick/anil/03_few_shot](../../results/quick/anil/03_few_shot/03_few_shot.ipynb)
+#
 # **Paper** Ji, Lee, Liang, Poor, *Convergence of Meta-Learning with Task-Specific Adaptation over Partial Parameters*
 # (NeurIPS 2020), the experiments. Their curves were not seen; the abstract says that they agree with the theory.
 #
@@ -45,7 +47,7 @@ import torch
 import ctml
 from ctml import data
 from ctml.agreement import relative_error
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.learners.vector import meta_gradient_vector
 from ctml.models import Conv4, DeepHead
 from ctml.tasks import FewShot, Noise
@@ -259,24 +261,27 @@ summary["ms_per_step"] = [1e3 * seconds[r["source"], r["case"], r["inner_steps"]
 study.table(summary, "summary").groupby(["source", "case", "N"], sort=False).mean().drop(columns="seed").round(3)
 
 # %%
-ROWS = (("step", "loss"), ("seconds", "loss"), ("seconds", "validation"))
+ROWS = (("step", "loss"), ("seconds", "validation"))
 NAMES = {"step": "outer step", "seconds": "seconds of training", "loss": "training loss",
          "validation": "accuracy, new classes"}  # fmt: skip
 
 
 def show(source, cases, name):
-    """Draw loss per outer step, loss per second and accuracy per second, one column a case: mean and range of seeds."""
-    fig, axes = plt.subplots(3, len(cases), figsize=(0.6 + 2.6 * len(cases), 7), sharey="row", squeeze=False)
+    """Draw loss per outer step and accuracy per second, one column a case: mean and range of seeds."""
+    fig, axes = plt.subplots(2, len(cases), figsize=(0.6 + 2.6 * len(cases), 5), sharey="row", squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
         (x, y), case = ROWS[row], cases[column]
         chosen = curves[(curves.data == names[source]) & (curves.case == case)].dropna(subset=y)
-        last = row == 0 and column == len(cases) - 1
         palette = [PALETTE[n] for n in sorted(chosen.N.unique())]
-        seaborn.lineplot(chosen, x=x, y=y, hue="N", palette=palette, errorbar=("pi", 100), ax=ax, legend=last)
+        seaborn.lineplot(chosen, x=x, y=y, hue="N", palette=palette, errorbar=("pi", 100), ax=ax, legend=False)
+        for line, n in zip(ax.get_lines(), sorted(chosen.N.unique()), strict=True):
+            line.set_label(f"N={n}")
+        if column == len(cases) - 1:
+            plots.name_lines(ax)
         ax.set(xlabel=NAMES[x], ylabel=NAMES[y] if column == 0 else None, title=CASES[case] if row == 0 else None)
     caption = (
         f"{config.ways}-way {config.shots}-shot on {names[source]}, Conv4 of width {config.width}: training loss "
-        "(trailing mean of ten outer steps) per outer step and per second, and accuracy on validation classes "
+        "(trailing mean of ten outer steps) per outer step, and accuracy on validation classes per second "
         f"({config.validation_tasks} tasks). Lines: mean of {chosen.seed.nunique()} seeds, bands: their range. The "
         "paper's curves (FC100, miniImageNet) were not seen."
     )

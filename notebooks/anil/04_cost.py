@@ -12,6 +12,8 @@
 # %% [markdown]
 # # What ANIL saves: counted, timed and weighed
 #
+# *Executed, with its figures and verdicts:* [results/quick/anil/04_cost](../../results/quick/anil/04_cost/04_cost.ipynb)
+#
 # **Paper** Ji, Lee, Liang, Poor, *Convergence of Meta-Learning with Task-Specific Adaptation over Partial Parameters*
 # (NeurIPS 2020), the complexity analysis. Its table was not readable; the counts here are derived from the algorithm.
 #
@@ -42,7 +44,7 @@ import torch
 
 import ctml
 from ctml.agreement import relative_error
-from ctml.companion import Study, choose, style
+from ctml.companion import Study, choose, plots, style
 from ctml.counting import count_gradients
 from ctml.learners.anil_backward import Autograd, EulerAdjoint, Reverse
 from ctml.learners.vector import meta_gradient_vector
@@ -246,8 +248,11 @@ for method, label in METHODS.items():
     axes[2].plot(weight.N, weight.bytes / 2**20, **look)
 for ax, label in zip(axes, ("second-order entries a task", "milliseconds", "peak memory, MiB"), strict=True):
     ax.set(xlabel="inner steps $N$", ylabel=label, yscale="log")
-axes[1].legend(fontsize="x-small", loc="upper left")
-axes[1].set_ylim(top=6e3 * float(least.max().max()))
+most = int(least.index[-1])
+titles = ("counted", f"MAML {least.maml.iloc[-1] / least['head'].iloc[-1]:.0f} times ANIL's at N = {most}", "memory")
+for ax, title in zip(axes, titles, strict=True):
+    ax.set_title(title)
+plots.name_lines(axes[2])
 study.figure(
     fig,
     "anil_against_maml",
@@ -259,11 +264,15 @@ study.figure(
 
 # %%
 fig, ax = plt.subplots(figsize=style.NARROW)
-BACKWARD = {"autograd": style.COLOURS["maml"], "reverse": style.COLOURS["anil"], "adjoint": style.COLOURS["comln"]}
+BACKWARD = dict(zip(("autograd", "reverse", "adjoint"), style.NEUTRAL, strict=True))
 for (backward, colour), marker in zip(BACKWARD.items(), "os^", strict=True):
     ax.plot(long.index, (long[backward] - long[backward].iloc[0]) / 2**10, color=colour, marker=marker, label=backward)
 ax.set(xlabel="inner steps $N$", ylabel=f"KiB more than at $N={long.index[0]}$")
-ax.legend()
+last = {name: float(long[name].iloc[-1] - long[name].iloc[0]) for name in BACKWARD}
+ax.set_title(
+    f"reverse {last['reverse'] / last['autograd']:.0%}, adjoint {last['adjoint'] / last['autograd']:.0%} of autograd's growth"
+)
+plots.name_lines(ax)
 study.figure(
     fig,
     "three_ways_to_one_gradient",

@@ -12,6 +12,8 @@
 # %% [markdown]
 # # MAML is a Runge-Kutta method: which one, and of what order
 #
+# *Executed, with its figures and verdicts:* [results/quick/rk_maml/01_orders](../../results/quick/rk_maml/01_orders/01_orders.ipynb)
+#
 # **Paper** Im, Jiang, Verma 2019, *Model-Agnostic Meta-Learning using Runge-Kutta Methods* (arXiv 1910.07368). Only its
 # abstract could be had: it says that classic MAML is a special case of second-order Runge-Kutta. Everything below is
 # derived from that sentence, and is marked so in the claims.
@@ -298,13 +300,13 @@ origin = theory.optimum(quadratics, 0.0, alpha)
 for order, name in (("first", "fo_maml"), ("second", "maml")):
     method, version = style.method(name), f"V{1 + (order == 'second')}"
     path = torch.cat([origin[None], paths[order]])
-    left.plot(*path.T, **method.line(marker="", label=f"{version}, closed form"))
-    left.plot(*ends[order].T, **method.line(linestyle="", label=f"end of descent (a₂ = 1: {method.label})"))
-    for a2, dash in ((1.0, "-"), (0.5, ":")):
-        right.loglog(rates, remainders[order, a2], **method.line(linestyle=dash, label=f"{version}, a₂ = {a2:g}"))
+    left.plot(*path.T, **method.line(marker="", label=f"{version}, to {method.label} at a₂ = 1"))
+    left.plot(*ends[order].T, **method.line(linestyle="", label="_"))
+    for a2, look in ((1.0, {}), (0.5, {"linestyle": ":", "marker": "D"})):
+        right.loglog(rates, remainders[order, a2], **method.line(label=f"{version}, a₂ = {a2:g}", **look))
 left.plot(*origin, **style.method("joint").line(label="joint training, a₂ = 0", linestyle=""))
-left.set(xlabel="θ₁", ylabel="θ₂", title="fixed points on quadratic tasks")
-right.set(xlabel="a₂ α", ylabel="|d − first-order expansion|", title="what a₂ and α do beyond a₂ α")
+left.set(xlabel="θ₁", ylabel="θ₂", title="a₂ moves the fixed point")
+right.set(xlabel="a₂ α", ylabel="|d − expansion|", title=f"beyond a₂ α: order {float(product_slopes.mean()):.2f}")
 right.set_xticks(rates, [f"{r:g}" for r in rates])
 right.minorticks_off()
 for ax in (left, right):

@@ -12,6 +12,8 @@
 # %% [markdown]
 # # The RK2 family on sinusoids: does weight on the unadapted gradient help?
 #
+# *Executed, with its figures and verdicts:* [results/quick/rk_maml/02_sinusoid](../../results/quick/rk_maml/02_sinusoid/02_sinusoid.ipynb)
+#
 # **Paper** Im, Jiang, Verma 2019 (arXiv 1910.07368); only its abstract could be had. It says that the Runge-Kutta view gives
 # several variants of MAML with finer control, with improved results on regression; no table, number or setting is known.
 # The task is that of Finn, Abbeel, Levine 2017, section 5.1.
@@ -231,7 +233,10 @@ def line(variant: str) -> dict:
     return style.method(LABELS.get(name, {}).get(version, name)).line()
 
 
-fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
+means = {v: float(own[v][:, 1].mean()) for v in VARIANTS if "tied" not in v}
+least = {k: min((v for v in means if v.startswith(k)), key=means.__getitem__).split()[1] for k in ("V1", "V2")}
+best = {k: LABELS.get(name, {}).get(k, name) for k, name in least.items()}
+fig, axes = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
 for ax, version in zip(axes, ("V1", "V2"), strict=True):
     for v in ("joint", *(v for v in VARIANTS if v.startswith(version))):
         plots.curve(ax, range(last + 1), own[v].T, band="range", **line(v), markersize=3)
@@ -240,9 +245,10 @@ for ax, version in zip(axes, ("V1", "V2"), strict=True):
     ax.minorticks_off()
     ax.set(
         xlabel="gradient steps on the support set",
-        title={"V1": "first order (V1)", "V2": "through the adaptation (V2)"}[version],
+        title=f"{ {'V1': 'first order', 'V2': 'through the adaptation'}[version] } ({version}): "
+        f"least after one step is {style.method(best[version]).label}",
     )
-    ax.legend(fontsize=6.5, ncols=2)
+    plots.name_lines(ax, size=7)
 axes[0].set(ylabel="mean squared error on the query set")
 study.figure(
     fig,

@@ -12,6 +12,8 @@
 # %% [markdown]
 # # The RK2 family on few-shot classification
 #
+# *Executed, with its figures and verdicts:* [results/quick/rk_maml/03_classification](../../results/quick/rk_maml/03_classification/03_classification.ipynb)
+#
 # **Paper** Im, Jiang, Verma 2019 (arXiv 1910.07368); only its abstract could be had: improved results on classification, no number known.
 # Settings are those of Finn, Abbeel, Levine 2017, section 5.2.
 #
@@ -272,9 +274,10 @@ for m in METHODS:
     tested = tested.pivot(index="inner_steps", columns="seed", values="accuracy")
     plots.curve(left, tested.index, tested, band="range", **style.method(m).line())
 left.axhline(100 / first.ways, color="0.6", lw=0.8, ls=":")
+left.text(first.test_steps, 100 / first.ways, "chance", color="0.4", size=7, ha="right", va="bottom")
 left.set(xlabel="inner steps at meta-test", ylabel="accuracy (%)", title=first.label)
 left.set_xticks([0, 1, first.test_steps])
-left.legend(fontsize=7)
+plots.name_lines(left)
 others = [m for m in METHODS if m != "maml"]
 for k, m in enumerate(others):
     for j, s in enumerate(settings):

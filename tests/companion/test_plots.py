@@ -1,5 +1,7 @@
 """What is drawn is read back from the axes and compared with numbers worked out by scipy or by hand."""
 
+from itertools import pairwise
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -207,3 +209,22 @@ def test_a_task_shows_each_class_in_a_row_dark_on_light() -> None:
     plots.task(axes, images[:, :1].expand(-1, -1, 3, -1, -1), images.expand(-1, -1, 3, -1, -1))
     assert np.asarray(axes[1].images[-1].get_array())[10:, :6, 2] == pytest.approx(images[2, 0, 0].numpy())
     plt.close(fig)
+
+
+def test_lines_are_named_at_their_ends_in_their_colours_and_apart() -> None:
+    figure, ax = plt.subplots(figsize=(4, 3))
+    ends = {"low": 0.0, "same\nagain": 0.001, "high": 1.0}
+    for name, end in ends.items():
+        ax.plot([1, 0, 2], [end, 1 - end, float("nan")], label=name)  # the last that is drawn is not the rightmost
+    ax.plot([0, 1], [0.2, 0.2])  # without a label it stays without a name
+    plots.name_lines(ax, size=10)
+    figure.canvas.draw()
+    written = {text.get_text(): text for text in ax.texts}
+    assert list(written) == list(ends)
+    boxes = [text.get_window_extent() for text in written.values()]
+    assert all(above.y0 >= below.y1 for below, above in pairwise(boxes)), "one name stands on another"
+    assert all(
+        text.get_color() == line.get_color() for text, line in zip(written.values(), ax.get_lines(), strict=False)
+    )
+    assert ax.get_legend() is None and all(box.x0 >= ax.get_window_extent().x1 for box in boxes)
+    plt.close(figure)

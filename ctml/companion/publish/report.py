@@ -6,7 +6,7 @@ Invariant: both are functions of the files in `results/`, so a test can tell whe
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from ctml.companion.claims import VERDICTS
 from ctml.companion.files import write_atomically
 from ctml.companion.project import PRESETS, Notebook, Project, Refusal
+from ctml.companion.publish.codecheck import codecheck
+from ctml.companion.publish.summary import read_words, summary
 
 _PUBLISHED = PRESETS[1:]
 
@@ -167,34 +169,59 @@ def _machine(result: Published) -> str:
     return "; ".join(machine.get("gpus") or [f"{machine['processor']}, {machine['cores']} cores"])
 
 
-def update(project: Project) -> list[str]:
-    """Write the pages that are not up to date and name them."""
-    written = outdated(project)
-    if "results/README.md" in written:
-        write_atomically(project.results / "README.md", results_page(project).encode())
-    if "README.md" in written:
-        write_atomically(project.root / "README.md", readme_page(project).encode())
+def summaries(results: list[Published], project: Project) -> dict[str, str]:
+    """Return one page for each paper that has words by hand (`notebooks/<paper>/summary.md`), as Markdown.
+
+    Raises:
+        SummaryError: when such words lack a heading.
+    """
+    made = {}
+    for paper, claims in _by_paper(results).items():
+        words = read_words(project.root / "notebooks" / paper / "summary.md")
+        if words:
+            own = [result for result in results if result.notebook.paper == paper]
+            made[paper] = summary(words, claims, headline(claims), sum(_seconds(result) for result in own) / 60)
+    return made
+
+
+def folded_summaries(results: list[Published], project: Project) -> str:
+    """Return the pages of all papers as Markdown, each folded away below its name."""
+    pages = summaries(results, project)
+    folded = (f"<details><summary>{paper}: one page</summary>\n\n{text}\n\n</details>" for paper, text in pages.items())
+    return "\n\n".join(folded) or "No summaries yet."
+
+
+def update(project: Project, keep: Collection[str] = ()) -> list[str]:
+    """Write the pages that are not up to date, but for those to keep as they are, and name them."""
+    pages = _pages(project)
+    written = [name for name in outdated(project) if name not in keep]
+    for name in written:
+        write_atomically(project.root / name, pages[name].encode())
     return written
 
 
 def outdated(project: Project) -> list[str]:
     """Name the pages that differ from what the results say."""
-    pages = {"results/README.md": results_page(project)}
-    if (project.root / "README.md").is_file():
-        pages["README.md"] = readme_page(project)
-    current = {name: _text(project.root / name) for name in pages}
-    return [name for name, text in pages.items() if current[name] != text]
+    return [name for name, text in _pages(project).items() if _text(project.root / name) != text]
+
+
+def _pages(project: Project) -> dict[str, str]:
+    everything = [result for preset in _PUBLISHED for result in published(project, preset)]
+    pages = {"results/README.md": results_page(project), "codecheck.yml": codecheck(everything, project.root)}
+    return pages | ({"README.md": readme_page(project)} if (project.root / "README.md").is_file() else {})
 
 
 def readme_page(project: Project) -> str:
     """Return the README with what stands between its markers (`<!-- claims:begin -->` and so on) renewed."""
     text = _text(project.root / "README.md")
     presets = {preset: published(project, preset) for preset in _PUBLISHED}
-    claims, cost = "No results yet: `make reproduce`.", "No results yet: `make reproduce`."
+    claims = cost = pages = "No results yet: `make reproduce`."
     if any(presets.values()):
         claims = "\n\n".join(_claims_at(preset, results) for preset, results in presets.items())
         cost = cost_of_presets(project, presets)
-    for name, content in (("claims", claims), ("cost", cost)):
+        folded = {preset: folded_summaries(results, project) for preset, results in presets.items() if results}
+        pages = "\n\n".join(f"Preset `{preset}`:\n\n{text}" for preset, text in folded.items())
+    for name, content in (("claims", claims), ("cost", cost), ("summaries", pages)):
         text = _between_markers(text, name, content)
     return _between_markers(text, "benchmark", benchmark_table(project))
 

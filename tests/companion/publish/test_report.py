@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml  # comes with JupyterLab
 
 from ctml.companion.project import Project
-from ctml.companion.publish.report import outdated, readme_page, results_page, update
+from ctml.companion.publish.codecheck import codecheck
+from ctml.companion.publish.report import outdated, published, readme_page, results_page, summaries, update
+from ctml.companion.publish.summary import BY_HAND, SummaryError
 
 
 @pytest.fixture
@@ -101,8 +104,54 @@ def test_the_readme_shows_what_the_benchmark_measured(project: Project) -> None:
 
 def test_pages_are_up_to_date_after_an_update(project: Project) -> None:
     (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->")
-    assert update(project) == ["results/README.md", "README.md"]
+    assert update(project) == ["results/README.md", "codecheck.yml", "README.md"]
     assert outdated(project) == []
+    (project.root / "README.md").write_text("<!-- claims:begin --><!-- claims:end -->\nmine\n")
+    assert update(project, keep=["README.md"]) == [] and outdated(project) == ["README.md"]
+
+
+def test_a_summary_takes_every_verdict_from_the_results(project: Project) -> None:
+    words = "".join(f"## {heading}\nWords on\n{heading.lower()}.\n" for heading in BY_HAND)
+    (project.root / "notebooks" / "demo").mkdir(exist_ok=True, parents=True)
+    path = project.root / "notebooks" / "demo" / "summary.md"
+    path.write_text(words)
+    claims = project.results / "quick" / "demo" / "01_line" / "claims.json"
+    (claim,) = json.loads(claims.read_text())
+    kinds = {"a": "reproduced", "b": "not reproduced", "c": "not assessed"}
+    told = [{**claim, "id": id, "verdict": verdict, "reason": "needs a GPU"} for id, verdict in kinds.items()]
+    claims.write_text(json.dumps([*told, {**claim, "id": "d", "source": "ours", "verdict": "failed"}]))
+    (page,) = summaries(published(project, "quick"), project).values()
+    held, fell = page.index("**[Re] What"), page.index("**[not Re] What")
+    assert held < page.index("(`a`)") < fell < page.index("(`b`)") < page.index("(`d`)") and "(`c`)" not in page
+    assert "**Not assessed.** 1 (needs a GPU)." in page and "0 of 1 hold" in page
+    assert "**Scope.** Words on scope." in page and "**Cost.** 2 minutes" in page
+    (project.root / "README.md").write_text("<!-- summaries:begin --><!-- summaries:end -->")
+    assert f"<details><summary>demo: one page</summary>\n\n{page}\n\n</details>" in readme_page(project)
+    path.write_text(words.replace("## Scope", "## Aim"))
+    with pytest.raises(SummaryError, match="needs Scope"):
+        summaries(published(project, "quick"), project)
+
+
+def test_codecheck_lists_what_a_rerun_makes_again(project: Project) -> None:
+    path = project.results / "quick" / "demo" / "01_line" / "manifest.json"
+    made = {"figures/errors.svg": "0", "figures/errors.png": "0", "figures/errors/00.svg": "0", "metrics.csv": "0"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": made}))
+    (project.root / "CITATION.cff").write_text('title: "It: all"\nauthors:\n  - name: We\n')
+    text = codecheck(published(project, "quick"), project.root)
+    assert text.startswith("---\n")  # an explicit document, as the specification asks
+    read = yaml.safe_load(text)
+    assert read["paper"] == {"title": "It: all", "authors": [{"name": "We"}]}
+    folder = "results/quick/demo/01_line"
+    assert read["manifest"] == [
+        {"file": f"{folder}/figures/errors.svg", "comment": "figure of demo/01_line (Figure 1), preset quick"},
+        {"file": f"{folder}/metrics.csv", "comment": "table of demo/01_line, preset quick"},
+    ]
+
+
+def test_codecheck_of_this_project_names_files_that_are_there() -> None:
+    root = Project.around(Path(__file__).parent).root
+    listed = yaml.safe_load((root / "codecheck.yml").read_text(encoding="utf-8"))["manifest"]
+    assert len(listed) > 20 and [entry["file"] for entry in listed if not (root / entry["file"]).is_file()] == []
 
 
 def test_the_pages_of_this_project_are_up_to_date() -> None:

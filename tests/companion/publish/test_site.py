@@ -2,6 +2,8 @@
 
 import base64
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,15 +11,20 @@ import nbformat
 import pytest
 from companion.publish.browser import BROWSER, Browser
 from companion.publish.links import faults
+from companion.publish.looks import axe, wrong_pages
 
 from ctml.companion import style
+from ctml.companion.pairing import read_source
 from ctml.companion.project import Project, Refusal
 from ctml.companion.publish.site import build
 from ctml.companion.publish.site.docstrings import as_rst, escaped
+from ctml.companion.publish.site.launch import alone
 from ctml.companion.publish.site.panel import first_panel
 from ctml.companion.publish.site.typeset import typeset
+from ctml.companion.publish.summary import BY_HAND
 
 CAPTION = 'An "error" $e_i$ over [seeds].'
+MOVED = "What moves."
 EQUATION = r"$$\frac{d\mathcal L}{dT}=-\Bigl\langle\nabla_W,\mathbb 1\Bigr\rangle\quad(13)$$"
 VERDICT = "**reproduced**: s *(Figure 1; `demo-f1`)* Rule: `max(error) <= 1`. Measured: error 0.1."
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of the theme, about the next Sphinx
@@ -41,22 +48,32 @@ def project(root: Path) -> Project:
         "id": "demo-f1", "says": "O(delta^(2/3)) < 1", "where": "Figure 1", "measured": "error 0.1", "source": "seen",
         "accept": "max(error) <= 1", "verdict": "reproduced", "reason": "",
     }  # fmt: skip
+    moved = {"name": "moved", "caption": MOVED, "where": "", "moves": "horizon T", "values": ["0", "1", "10"]}
     manifest = {
-        "figures": [{"name": "errors", "caption": CAPTION, "where": "Figure 1"}], "outputs": {},
+        "figures": [{"name": "errors", "caption": CAPTION, "where": "Figure 1"}, moved], "outputs": {},
         "runs": 4, "run_seconds": 90.0, "seconds": 60.0, "hardware": {"processor": "A chip", "cores": 2},
         "parameters": {"seed": 3}, "data": ["glyphs/test"], "code": {"commit": "0123456789abcdef", "dirty": False},
     }  # fmt: skip
     (folder / "claims.json").write_text(json.dumps([claim]))
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "figures" / "errors.svg").write_bytes(_figure())
+    for name in ("errors", "moved"):
+        (folder / "figures" / f"{name}.svg").write_bytes(_figure())
+    (folder / "figures" / "moved").mkdir()
+    for place in range(3):
+        (folder / "figures" / "moved" / f"{place:02d}.svg").write_bytes(_figure())
+    (root / "notebooks" / "demo" / "summary.md").write_text(
+        "".join(f"## {heading}\nWords on {heading.lower()}.\n" for heading in BY_HAND)
+    )
     dot = base64.b64encode(b"not looked at").decode()
     new = nbformat.v4
     figure = new.new_output("display_data", {"image/png": dot}, metadata={"image/png": {"alt": CAPTION}})
+    strip = new.new_output("display_data", {"image/png": dot}, metadata={"image/png": {"alt": MOVED}})
     said = [new.new_output("display_data", {"text/markdown": text}) for text in (CAPTION, VERDICT)]
     cells = [
         new.new_markdown_cell(f"# The line\n\n**Answer:** it *is*\nsmall.\n\n{EQUATION}"),
         new.new_code_cell("step = w - rate * gradient"),
         new.new_code_cell('study.figure(figure, "errors", caption)', outputs=[figure, said[0]]),
+        new.new_code_cell('study.slider(draw, values, "moved", caption)', outputs=[strip]),
         new.new_code_cell('study.claim("demo-f1", error=e)', outputs=[said[1]]),
     ]
     kernel = {"language_info": {"name": "python"}}
@@ -70,16 +87,21 @@ def project(root: Path) -> Project:
     return Project(root)
 
 
+BUILT: list[Path] = []  # building takes seconds: the same small site is built once, and copied for each test
+
+
 @pytest.fixture
-def site(project: Project) -> Path:
-    return build(project).parent
+def site(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not BUILT:
+        BUILT.append(shutil.copytree(build(project).parent, tmp_path_factory.mktemp("built") / "site"))
+    return shutil.copytree(BUILT[0], project.root / "site")
 
 
 def test_the_site_of_a_small_project(site: Path) -> None:
     index, claims, images = ((site / f"{name}.html").read_text() for name in ("index", "claims", "your_images"))
     notebook = (site / "quick" / "demo" / "01_line.html").read_text()
     assert "In short." in index and "Of 1 claim, 1 is stated by the papers (1 reproduced)" in index
-    assert 'href="quick/demo/01_line.html"' in index and "in code." in index and "How" not in index
+    assert 'href="quick/demo/01_line.html"' in index and "in code." in index and "<h2>How" not in index
     assert 'href="quick/demo/01_line.html#demo-f1"' in claims and "O(δ<sup>2/3</sup>) &lt; 1" in claims
     assert '<a id="demo-f1"></a>' in notebook and notebook.count("An &quot;error&quot;") == 1
     assert "It <em>is</em> small." in (site / "papers" / "demo.html").read_text()
@@ -87,6 +109,10 @@ def test_the_site_of_a_small_project(site: Path) -> None:
         "One folder a class" in images
         and 'href="quick/demo/01_line.html"' in images.split("</article>")[0].split("<article")[1]
     )
+    assert (
+        'Cell 2 of <code class="docutils literal notranslate"><span class="pre">notebooks/demo/01_line.py' in notebook
+    )
+    assert "Words on scope." in (site / "papers" / "demo.html").read_text() and "Binder" not in notebook
     assert "commit <code" in notebook and "seed 3" in notebook and "glyphs/test" in notebook
     folded, shown = (notebook.index(words) for words in ("tag_hide-input", "gradient"))
     assert shown < folded and notebook.count("tag_hide-input") == 1
@@ -129,6 +155,73 @@ def test_equations_are_set_and_claims_filtered(site: Path) -> None:
             "(document.querySelector('[data-search]'))"
         )
         assert browser.ask(count) == "0 of 1"
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1440, True)], ids=["telephone", "dark"])
+def test_every_page_of_the_small_site_shows(site: Path, width: int, dark: bool) -> None:
+    assert wrong_pages(site, width, dark, weighed={"index", "claims", "01_line"}) == []
+
+
+@needs_browser
+def test_what_axe_forbids_is_found(site: Path) -> None:
+    if not axe():
+        pytest.skip("axe is not installed: pip install -e '.[test]'")
+    page = site / "index.html"
+    page.write_text(page.read_text().replace("<p>In short.", '<p style="color: #ddd; background: #fff">In short.'))
+    assert any("color-contrast" in said for said in wrong_pages(site, 1440, False, weighed={"index"}))
+
+
+@needs_browser
+def test_a_slider_changes_the_drawing_and_print_gets_the_filmstrip(site: Path) -> None:
+    with Browser() as browser:
+        browser.open((site / "quick" / "demo" / "01_line.html").as_uri())
+        picture, control = "document.querySelector('.slider img')", "document.querySelector('.slider input')"
+        assert browser.ask(f"{picture}.src").endswith("frames/quick/demo/01_line/moved/01.svg")
+        browser.ask(f"({control}.value = 2, {control}.dispatchEvent(new Event('input')))")
+        assert browser.ask(f"{picture}.src").endswith("moved/02.svg")
+        assert browser.ask(f"{picture}.alt") == f"horizon T = 10. {MOVED}"
+        assert browser.ask("document.querySelector('.slider output').textContent") == "10"
+        assert browser.ask(f"{picture}.decode().then(() => {picture}.naturalWidth)") > 0
+        browser.ask("dispatchEvent(new Event('beforeprint'))")
+        assert "/moved" in browser.ask(f"{picture}.src") and "frames" not in browser.ask(f"{picture}.src")
+        assert browser.ask(f"{picture}.alt") == MOVED
+
+
+def test_where_a_repository_is_named_notebooks_run_elsewhere(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CTML_REPOSITORY", "https://github.com/owner/name")
+    monkeypatch.setenv("CTML_BRANCH", "mine")
+    site = build(project).parent
+    page = (site / "quick" / "demo" / "01_line.html").read_text()
+    assert "mybinder.org/v2/gh/owner/name/mine?labpath=notebooks%2Fdemo%2F01_line.ipynb" in page
+    assert 'href="../../alone/demo_01_line.ipynb" download' in page and not faults(site)
+    copy = nbformat.read(site / "alone" / "demo_01_line.ipynb", as_version=4)
+    nbformat.validate(copy)
+    source = read_source(project.root / "notebooks" / "demo" / "01_line.py")
+    assert [c.source for c in copy.cells[:1] + copy.cells[2:]] == [c.source for c in source.cells]
+
+
+def test_a_notebook_alone_fetches_and_installs_before_its_first_import(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CTML_REPOSITORY", "https://example.org/ctml")
+    (notebook,) = project.notebooks()
+    copy = nbformat.reads(alone(notebook), as_version=4)
+    first = next(cell.source for cell in copy.cells if cell.cell_type == "code")
+    called: list[list[str]] = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: called.append(command))
+    exec(first, {})
+    assert called == []  # ctml is at hand here
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkout" / "notebooks" / "demo").mkdir(parents=True)
+    exec(first, {})
+    assert Path.cwd() == tmp_path / "checkout" / "notebooks" / "demo"
+    assert called[0][:2] == ["git", "clone"] and "https://example.org/ctml" in called[0]
+    assert called[1][1:4] == ["-m", "pip", "install"] and called[1][-1] == "checkout[notebooks,data,rl]"
 
 
 @pytest.mark.parametrize(

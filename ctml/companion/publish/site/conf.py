@@ -8,6 +8,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from ctml.companion.publish.site.docstrings import as_rst
+from ctml.companion.publish.site.launch import repository
 
 _HERE = Path(__file__).parent
 
@@ -15,6 +16,7 @@ project = "ctml"
 author = "The ctml maintainers"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinxcontrib.bibtex"]
 
+exclude_patterns = ["extra"]
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # captions and verdicts hold equations
 nb_number_source_lines = False
@@ -38,7 +40,7 @@ html_use_index = False  # the search finds more
 html_domain_indices = False
 html_static_path = [str(_HERE / "static")]
 html_css_files = ["site.css"]
-html_js_files = [("claims.js", {"defer": "defer"})]
+html_js_files = [("claims.js", {"defer": "defer"}), ("slider.js", {"defer": "defer"})]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's machine is set
 html_theme_options = {
     "home_page_in_toc": False,
@@ -48,6 +50,9 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+if repository():
+    html_theme_options |= {"repository_url": repository(), "use_repository_button": True}
 
 mathjax_path = "mathjax/tex-chtml.js"
 _MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")  # a fifth of what the package holds

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctml.companion.manifest import commit
 from ctml.companion.project import Project
-from ctml.companion.publish.report import counts_table, headline
+from ctml.companion.publish.report import counts_table, headline, summaries
 from ctml.companion.publish.site.notebooks import Page
 
 _HERE = Path(__file__).parent
@@ -17,6 +17,7 @@ _SHORT = {
     "rk_maml": "Runge-Kutta MAML",
     "side_by_side": "Side by side",
 }
+WRITTEN = ("bibliography", "how_it_hangs_together")  # pages that are written by hand, whole
 # page -> its title, and the words that begin its paragraph in the README
 _HOW_TO = {"your_images": ("Your own images", "*Your own images*"), "your_learner": ("Your own learner", "*A method*")}
 
@@ -44,7 +45,7 @@ def index(project: Project, made: list[Page]) -> str:
     parts.append(_toctree("Findings", ["claims", "gallery"]))
     parts.append(_toctree("Your own", ["your_notebook", *how_to_from_readme(project)]))
     reference = ["api"] if (project.root / "ctml").is_dir() else []
-    parts.append(_toctree("Reference", [*reference, "bibliography"]))
+    parts.append(_toctree("Reference", ["how_it_hangs_together", *reference, "bibliography"]))
     code = commit(project.root)
     if code:
         parts.append(f"Made from commit `{code['commit'][:12]}`{' with local changes' if code['dirty'] else ''}.")
@@ -58,10 +59,10 @@ def papers(project: Project, made: list[Page]) -> dict[str, str]:
     for page in made:
         if page.result.notebook.paper:
             found.setdefault(page.result.notebook.paper, []).append(page)
-    return {f"papers/{paper}": _paper_page(paper, group, readme) for paper, group in found.items()}
+    return {f"papers/{paper}": _paper_page(project, paper, group, readme) for paper, group in found.items()}
 
 
-def _paper_page(paper: str, group: list[Page], readme: str) -> str:
+def _paper_page(project: Project, paper: str, group: list[Page], readme: str) -> str:
     parts = [f"# {short_name(paper)}"]
     row = next((line for line in readme.splitlines() if line.startswith("|") and f"/{paper}/" in line), "")
     if row:
@@ -73,6 +74,8 @@ def _paper_page(paper: str, group: list[Page], readme: str) -> str:
         if claims:
             parts.append(f"At preset `{preset}`: {headline(claims)}")
         parts += [f"1. [{page.title}](/{page.name}.ipynb). {_sentence(page.answer)}" for page in pages]
+        for text in summaries([page.result for page in pages], project).values():
+            parts.append(f"## In one page (preset {preset})\n\n{text}")
         parts.append(_toctree(f"Preset {preset}", [page.name for page in pages]))
     return "\n\n".join(parts) + "\n"
 
