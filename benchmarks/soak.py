@@ -32,8 +32,8 @@ from ctml.companion.manifest import commit, hardware, versions  # noqa: E402
 from ctml.companion.processes import alive  # noqa: E402
 from ctml.companion.runs.cache import Cache  # noqa: E402
 
-# Cheap ones that measure no times: two without runs, two with runs that are cached and resumed.
-NOTEBOOKS = "maml_ode/01_flow maml_ode/02_strongly_convex fo_b_maml/01_two_solves fo_b_maml/02_who_converges_where"
+# Cheap ones that measure no times: one without runs, one with runs that are cached and resumed.
+NOTEBOOKS = "fo_b_maml/01_two_solves maml_ode/02_strongly_convex"
 MARK = "CTML_SOAK"
 GRACE = 15  # seconds in which everything must be gone after the last runner
 
@@ -41,8 +41,8 @@ GRACE = 15  # seconds in which everything must be gone after the last runner
 class Clone:
     """A clone of the checkout in which the notebooks run."""
 
-    def __init__(self, folder: Path, preset: str, mark: str) -> None:
-        self.folder, self.preset = folder, preset
+    def __init__(self, folder: Path, options: argparse.Namespace, mark: str) -> None:
+        self.folder, self.preset, self.notebooks = folder, options.preset, options.nb
         source = ["git", "-c", "advice.detachedHead=false", "clone", "-q", "--no-hardlinks", str(ROOT), str(folder)]
         subprocess.run(source, check=True)
         shutil.rmtree(folder / "results")
@@ -53,7 +53,7 @@ class Clone:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a runner in a group of its own."""
-        command = [sys.executable, "-m", "ctml.companion", "reproduce", "--preset", self.preset, "--nb", NOTEBOOKS]
+        command = [sys.executable, "-m", "ctml.companion", "reproduce", "--preset", self.preset, "--nb", self.notebooks]
         with (self.folder / "runner.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--jobs", "2"],
@@ -104,8 +104,8 @@ class Day:
     def disturb(self, minutes: float, every: float) -> None:
         """Disturb the clone for some minutes, `every` so many seconds on average."""
         kinds: list[tuple[Callable[[], bool], int]] = [
-            (self.kill_a_part, 5), (self.stop_the_runner, 2), (self.pause_a_part, 5), (self.second_runner, 2),
-            (self.fill_the_disk, 2), (self.flip_a_bit, 6), (self.cut_a_file, 4), (self.delete_a_file, 2),
+            (self.kill_a_part, 3), (self.stop_the_runner, 1), (self.pause_a_part, 6), (self.second_runner, 2),
+            (self.fill_the_disk, 3), (self.flip_a_bit, 6), (self.cut_a_file, 4), (self.delete_a_file, 2),
         ]  # fmt: skip
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
@@ -124,6 +124,13 @@ class Day:
         self.over.set()
         self.kept_seconds += self._in_cache()
         return code
+
+    def tracebacks(self) -> int:
+        """Count the tracebacks that the runners left, but for Ctrl-C in the two seconds in which Python loads."""
+        parts = (
+            (self.clone.folder / "runner.log").read_text(errors="replace").split("Traceback (most recent call last)")
+        )
+        return sum("KeyboardInterrupt\n" not in part for part in parts[1:])
 
     def kill_a_part(self) -> bool:
         """As the out-of-memory killer does: a runner, the process of a notebook, its kernel or a worker."""
@@ -254,7 +261,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--nb", default=NOTEBOOKS, help="notebooks, none of which measures times")
     parser.add_argument("--every", type=float, default=4, help="seconds between two disturbances on average")
+    parser.add_argument("--out", default=ROOT / "results" / "soak", help="folder for the table")
     options = parser.parse_args()
     if sys.platform != "linux":
         sys.exit("soak: needs Linux, where processes can be known by their environment")
@@ -266,7 +275,7 @@ def main() -> int:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
         try:
             alone, disturbed = (
-                Clone(folder, options.preset, f"{os.getpid()} {folder.name}")
+                Clone(folder, options, f"{os.getpid()} {folder.name}")
                 for folder in (Path(scratch, "alone"), small / "disturbed")
             )
             if alone.start().wait() != 0:
@@ -276,7 +285,7 @@ def main() -> int:
             code = day.finish()
             wanted, found = alone.results(), disturbed.results()
             lost = sorted(name for name in wanted if found.get(name) != wanted[name])
-            tracebacks = (disturbed.folder / "runner.log").read_text(errors="replace").count("Traceback (most recent")
+            tracebacks = day.tracebacks()
             if lost or code or day.orphans or tracebacks:
                 print((disturbed.folder / "runner.log").read_text(errors="replace")[-6000:])
         finally:
@@ -295,16 +304,16 @@ def main() -> int:
     ]
     table = "\n".join(["| what | how often |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in rows)])
     print(table, *lost, sep="\n")
-    _write(table, {"date": started, **vars(options), "notebooks": NOTEBOOKS.split(), "small_disk": mounted})
+    how = {name: value for name, value in vars(options).items() if name != "out"}
+    _write(Path(options.out), table, {"date": started, **how, "small_disk": mounted})
     return int(bool(lost or code or day.orphans or tracebacks))
 
 
-def _write(table: str, how: dict[str, object]) -> None:
-    folder = ROOT / "results" / "soak"
+def _write(out: Path, table: str, how: dict[str, object]) -> None:
     text = "Written by `make soak`: what was done to the second clone, and what it cost."
-    write_atomically(folder / "README.md", f"# What a hostile day left\n\n{text}\n\n{table}\n".encode())
+    write_atomically(out / "README.md", f"# What a hostile day left\n\n{text}\n\n{table}\n".encode())
     record = {**how, "hardware": hardware(), "versions": versions(), "code": commit(ROOT)}
-    write_atomically(folder / "manifest.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomically(out / "manifest.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,12 @@ One word for each thing:
     results    the folder that an execution leaves; readers see it as tables and as a site (`publish/`).
 """
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a command that is still being loaded: Ctrl-C ends it, and no more
+
 from ctml.companion import style
 from ctml.companion.presets import choose
 from ctml.companion.study import Study
