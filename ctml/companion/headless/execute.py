@@ -4,6 +4,7 @@ Invariant: what is published holds neither papermill's marks nor times nor the i
 without a change gives the same file.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -63,6 +64,8 @@ def main(order: Order) -> int:
             return _failed(order, line)
         raise
     finally:
+        with contextlib.suppress(OSError):
+            order.tell(kernel=None)  # from here on nobody needs to miss it
         if (process := getattr(kernel.provisioner, "process", None)) is not None:
             process.kill()  # what it wrote is whole, and nobody waits for its goodbye
     missing = [name for name in ("claims.json", "manifest.json") if not (order.output / name).is_file()]

@@ -69,6 +69,7 @@ class Execution:
         )
         self.errors = job.scratch("news", ".log")
         self._lonely: float | None = None
+        self._abandoned = False
         for folder in (self.order.output, self.order.scratch):
             shutil.rmtree(folder, ignore_errors=True)
         self.order.output.mkdir(parents=True)
@@ -111,7 +112,8 @@ class Execution:
             return Died("its kernel", Ended(**died), self._last_words())
         failed = next((n["failed"] for n in news if "failed" in n), None)
         if failed is None and how.killed:
-            return Died("the process that executes it", how, self._last_words())
+            who = "its kernel" if self._abandoned else "the process that executes it"
+            return Died(who, how, self._last_words())
         text = failed["traceback"] if failed else self.errors.read_text(encoding="utf-8", errors="replace")
         return self._failure(text, failed["cell"] if failed else "", how)
 
@@ -123,12 +125,13 @@ class Execution:
 
     def _end_lonely(self) -> None:
         """End a process that did not notice that its kernel has died."""
-        kernel = next((n["kernel"] for n in self.order.news() if "kernel" in n), None)
+        kernel = next((n["kernel"] for n in reversed(self.order.news()) if "kernel" in n), None)
         if kernel is None or alive(kernel):
             self._lonely = None
         elif self._lonely is None:
             self._lonely = time.monotonic()
         elif time.monotonic() - self._lonely > _LONELY_SECONDS:
+            self._abandoned = True
             self.process.kill()
 
     def _failure(self, text: str, cell: str, how: Ended) -> Failure:
@@ -146,7 +149,7 @@ class Execution:
 
     def _last_words(self) -> str:
         text = self.errors.read_text(encoding="utf-8", errors="replace")
-        return _indented([line for line in text.splitlines() if line.strip()][-3:])
+        return _indented([line for line in text.splitlines() if line.strip() and "[IPKernelApp]" not in line][-3:])
 
 
 def words_of(news: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """What a hostile day does to the runner: killed parts, two runners at once, requests to stop, full disks, damage."""
 
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from companion.processes import LIMIT, wait_for
 
 from ctml.companion.__main__ import main
+from ctml.companion.headless.execution import Died, Execution
 from ctml.companion.headless.interrupts import Stopped, stopping, undisturbed
 from ctml.companion.headless.job import Job
 from ctml.companion.headless.replace import recover, replace
@@ -272,3 +274,28 @@ def test_a_strange_path_no_home_and_other_threads_give_the_same_numbers(
         streams = [o for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "stream"]
         assert not streams, "a warning about the home would be published"
     assert tables[0] == tables[1]
+
+
+def test_only_a_kernel_that_is_still_needed_is_missed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctml.companion.headless.execution._LONELY_SECONDS", 0)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    project = Project(root)
+    job = Job.checked(project, project.notebooks()[0], "quick", {})
+    for still_needed in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", functools.partial(_sleeping, subprocess.Popen))
+            execution = Execution(job, "a test", workers=1)
+        execution.order.tell(kernel=gone.pid)
+        if not still_needed:
+            execution.order.tell(kernel=None)
+        assert execution.ended() is None and execution.ended() is None
+        if still_needed:
+            wait_for(lambda e=execution: e.process.returncode is not None or isinstance(e.ended(), Died), "its end")
+        else:
+            assert alive(execution.process.pid)
+        execution.stop()
+
+
+def _sleeping(start: Callable[..., "subprocess.Popen[bytes]"], command: object, **options: object) -> object:
+    return start(["sleep", str(LIMIT)], **options)
