@@ -8,10 +8,14 @@ from statistics import mean
 import pytest
 import torch
 
+from ctml.flows.tableaus import EULER
 from ctml.inner_solvers import ClosedForm
 from ctml.learners.proximal import fo_maml_estimate
+from ctml.learners.rk_maml import chain
 from ctml.rng import generator
 from ctml.theory.fo_b_maml import QSuite
+from ctml.theory.maml_ode import symmetric_part, time_saved_per_efold
+from ctml.theory.rk_maml import gradient_units
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = [QSuite.draw(8, 10, generator(0, f"Q {i}")) for i in range(3)]  # those of notebook 02 at quick
@@ -90,3 +94,28 @@ def test_ten_steps_at_a_tenth_amplify_less_than_sevenfold():
         "anil/02_nonconvex", '`SET="cosine_step=0.1"`: at $\\alpha L=0.1$ ten steps amplify less than sevenfold'
     )
     assert 6.5 < 1.1 ** (2 * 10) < 7
+
+
+def test_how_much_longer_the_maml_ode_takes():
+    assert says("maml_ode/03_bi_maml", "$1/(1-\\alpha h)^2=6.25$ times; at $\\alpha h=0.1$ it is 1.23")
+    assert 1 + time_saved_per_efold(1.0, 0.6) == pytest.approx(6.25)
+    assert 1 + time_saved_per_efold(1.0, 0.1) == pytest.approx(1.23, abs=0.005)
+
+
+def test_what_a_joint_phase_of_40_percent_saves_and_the_best_guess_costs():
+    assert says("maml_ode/04_few_shot", "$k_1+4(K-k_1)$ gradients a task, $1-\\tfrac34\\cdot0.4=0.7$ of MAML's")
+    joint, maml = gradient_units(EULER, "first"), gradient_units(chain(1), "second")
+    assert (40 * joint + 60 * maml) / (100 * maml) == pytest.approx(0.7)
+    assert says("maml_ode/04_few_shot", "$\\ln5\\approx1.609$")
+    guess = torch.nn.functional.cross_entropy(torch.zeros(5, 5), torch.arange(5))
+    assert float(guess) == pytest.approx(1.609, abs=5e-4)
+
+
+def test_where_the_bound_of_the_maml_ode_stops():
+    assert says(
+        "maml_ode/02_strongly_convex",
+        "$a/b=3-2\\sqrt2\\approx0.172$; with $b\\approx1$ that is $\\alpha L\\approx0.83$",
+    )
+    edge = 3 - 2 * 2**0.5
+    assert symmetric_part(edge, 1.0) == pytest.approx(0, abs=1e-12)
+    assert (edge, 1 - edge) == (pytest.approx(0.172, abs=5e-4), pytest.approx(0.83, abs=5e-3))

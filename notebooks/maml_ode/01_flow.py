@@ -359,9 +359,21 @@ study.figure(
 # 2. For which $\beta$ does MAML explode there, and which $\beta$ is safe for every $h\le\frac{4}{3\alpha}$?
 # 3. Why can $F$ of a ReLU network jump although the network's loss is continuous?
 #
-# <details><summary>Solutions</summary>
+# <details>
+# <summary>Solutions</summary>
 #
 # 1. With $m=h(1-\alpha h)^2$: $(1-\beta m)^{1/\beta}-e^{-m}\approx-\tfrac12\beta m^2e^{-m}$ of the initial distance: order one.
+#
+# ```python
+# import math
+#
+# h, alpha = 0.8, 0.3
+# m = h * (1 - alpha * h) ** 2
+# for beta in (0.01, 0.001):
+#     error = (1 - beta * m) ** round(1 / beta) - math.exp(-m)
+#     assert abs(error / (-beta * m**2 * math.exp(-m) / 2) - 1) < beta
+# ```
+#
 # 2. For $\beta>2/m$; since $m\le\frac4{27\alpha}$ there, $\beta<\frac{27}2\alpha$ is always safe.
 # 3. Its gradient jumps where a unit switches on, so the adapted point $w-\alpha\nabla f(w)$ jumps, and the loss there with it.
 #
