@@ -2,11 +2,14 @@
 
 Invariants:
     * A file is written whole or not at all: a run that is killed while it saves goes on from the save before.
+    * What is read is what was written: a changed byte is noticed by the file's checksum (torch's own format has one and
+      does not look at it).
     * A run goes on only from its own file: the first setting that differs is named, with both values.
     * Reading executes nothing: tensors and plain containers only.
     * A file written on one device serves on another.
 """
 
+import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -16,6 +19,8 @@ from typing import Any
 import torch
 
 from ctml.settings import Plain
+
+_CHECKSUM = hashlib.sha256().digest_size  # bytes at the beginning of a file
 
 
 class Checkpoint:
@@ -60,9 +65,17 @@ class Checkpoint:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(self.path.name + ".part")
-        torch.save({"settings": self.settings, "steps": steps, "state": state}, unfinished)
-        os.replace(unfinished, self.path)
+        content = io.BytesIO()
+        torch.save({"settings": self.settings, "steps": steps, "state": state}, content)
+        # a name of its own: the process before may have been killed so lately that it still writes
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
+            os.replace(unfinished, self.path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _refuse_another_run(self, written: Mapping[str, Plain]) -> None:
         places = [{name: place for place, name in enumerate(told)} for told in (written, self.settings)]
@@ -80,9 +93,12 @@ class Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = io.BytesIO(path.read_bytes())
+    data = path.read_bytes()
+    checksum, content = data[:_CHECKSUM], data[_CHECKSUM:]
     try:
-        saved = torch.load(content, map_location="cpu", weights_only=True)
+        if hashlib.sha256(content).digest() != checksum:
+            raise ValueError("another checksum")
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         whole = {"settings", "steps", "state"} <= saved.keys()
     except Exception:  # torch raises whatever the damage makes of its format
         whole = False

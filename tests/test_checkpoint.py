@@ -1,5 +1,7 @@
 """A checkpoint goes on with its own run alone, on any device, and says in one line what is wrong with it."""
 
+import hashlib
+import io
 from dataclasses import replace
 from fractions import Fraction
 
@@ -143,7 +145,7 @@ def test_a_learner_that_draws_goes_on_where_it_stopped(tmp_path):
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "overwritten", "flipped", "another"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "overwritten", "flipped", "one bit", "another"])
 def test_a_damaged_file_ends_in_one_clear_line(tmp_path, damage):
     path = tmp_path / "run.pt"
     train(path)
@@ -158,6 +160,7 @@ def test_a_damaged_file_ends_in_one_clear_line(tmp_path, damage):
                 "emptied": b"",
                 "overwritten": b"<html>not found</html>",
                 "flipped": whole[:middle] + bytes(64) + whole[middle + 64 :],
+                "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
             }[damage]
         )
     with pytest.raises(ValueError, match=r"run.pt is damaged or no checkpoint of this version; delete") as e:
@@ -170,7 +173,9 @@ def test_reading_executes_nothing(tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("touched").touch, ())
 
-    torch.save({"settings": {}, "steps": 0, "state": Evil()}, tmp_path / "run.pt")
+    content = io.BytesIO()
+    torch.save({"settings": {}, "steps": 0, "state": Evil()}, content)
+    (tmp_path / "run.pt").write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
     with pytest.raises(ValueError, match="is damaged"):
         Checkpoint(tmp_path / "run.pt", {}).load(most=1)
     assert not (tmp_path / "touched").exists()
@@ -188,6 +193,19 @@ def test_a_save_that_is_interrupted_leaves_the_one_before(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         file.save(2, [2.0])
     assert file.load(most=5) == [1.0]
+
+
+def test_a_full_disk_leaves_the_save_before_and_no_part(tmp_path, monkeypatch):
+    file = Checkpoint(tmp_path / "run.pt", {"seed": 0})
+    file.save(1, [1.0])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        file.save(2, [2.0])
+    assert file.load(most=5) == [1.0] and [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
 def test_without_a_path_nothing_is_kept():

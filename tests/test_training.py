@@ -1,5 +1,7 @@
 """Meta-training learns, resumes to the same numbers, and stops at the first non-finite meta-gradient."""
 
+import io
+
 import pytest
 import torch
 
@@ -91,7 +93,7 @@ def test_non_finite_meta_gradient_stops_with_step_task_and_advice(tmp_path):
         )  # fmt: skip
     assert str(path) in str(stop.value)
     assert all(p.isfinite().all() for p in maml.parameters())
-    kept = torch.load(path, weights_only=True)
+    kept = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)  # behind the checksum
     assert all(v.isfinite().all() for v in kept["state"]["learner"].values())
 
 
