@@ -59,7 +59,7 @@ $(READY): pyproject.toml environment.yml
 	@$(PY) -m pip install --quiet -e '.[notebooks,data,rl,site,test]'
 
 # ---- what to do ------------------------------------------------------------------------------------------------------
-.PHONY: help env reproduce smoke status list test lint lab data benchmark soak cluster-test sync claims site clean
+.PHONY: help env reproduce smoke rehearse status list test lint lab data benchmark soak cluster-test sync claims site clean
 
 help: ## this list
 	@echo "make <target> [DIAL=value ...]"; echo
@@ -73,6 +73,9 @@ reproduce: $(READY) ## run every stale notebook at PRESET; tables of notebooks a
 
 smoke: $(READY) ## run every stale notebook at its smallest, into .build/smoke
 	$(PY) -m ctml.companion smoke --nb "$$NB" --jobs "$$JOBS" --set "$$SET"
+
+rehearse: $(READY) ## take the path of PRESET=paper in two meta-steps: nothing but time may be missing there
+	$(PY) -m ctml.companion rehearse --nb "$$NB" --jobs "$$JOBS"
 
 status: $(READY) ## say which results are those of the code, and why the others are not
 	$(PY) -m ctml.companion status --preset "$$PRESET" --nb "$$NB" --set "$$SET"

@@ -46,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(project: Project, options: argparse.Namespace) -> int:
-    jobs = _jobs(project, options)
+    return _run(options, project, _jobs(project, options))
+
+
+def _run(options: argparse.Namespace, project: Project, jobs: Sequence[Job]) -> int:
     cluster.check()
     console = make_console()
     finished = execute_stale(jobs, _count(options.jobs), Display(console))
@@ -69,6 +72,10 @@ def _reproduce(project: Project, options: argparse.Namespace) -> int:
 def _smoke(project: Project, options: argparse.Namespace) -> int:
     options.preset = "smoke"
     return _reproduce(project, options)
+
+
+def _rehearse(project: Project, options: argparse.Namespace) -> int:
+    return _run(options, project, [Job.rehearsed(project, notebook) for notebook in project.select(options.nb)])
 
 
 def _status(project: Project, options: argparse.Namespace) -> int:
@@ -177,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--jobs", help="notebooks at once (default: 1; each uses the cores that are left)")
     smoke = command("smoke", _smoke, "run notebooks at preset smoke, into .build/smoke", runs=True)
     smoke.add_argument("--jobs", help="notebooks at once")
+    rehearse = command("rehearse", _rehearse, "take preset paper's path in two meta-steps, into .build", runs=False)
+    rehearse.add_argument("--nb", help="notebooks: names, folders or patterns (default: all)")
+    rehearse.add_argument("--jobs", help="notebooks at once")
+    rehearse.set_defaults(preset="paper")
     command("list", _list, "list notebooks and their parameters", runs=True)
     checked = (
         ("sync", _sync, "write the .ipynb beside each .py"),

@@ -5,6 +5,7 @@ Invariant: reading runs nothing, so the parameters of a stranger's notebook can 
 
 import ast
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from ctml.companion.parameters import cells_of, parameters_in
 from ctml.companion.project import Refusal, check_known
 
 Config = TypeVar("Config")
+REHEARSAL = "CTML_REHEARSAL"
+"""Environment variable of a process in which every configuration is shortened: see `shortened`."""
+_SHORTEST = {
+    "meta_steps": 2, "outer_steps": 2, "search_steps": 1, "image_steps": 2, "sinusoid_steps": 2, "iterations": 2,
+    "validate_every": 1, "every": 1, "validation_tasks": 2, "test_tasks": 2, "image_tests": 2, "sinusoid_tests": 2,
+    "seeds": 2, "image_seeds": 2, "trajectories": 2, "repeats": 1,
+}  # fmt: skip
 
 
 def choose(presets: Mapping[str, Config], preset: str, **given: Any) -> Config:
@@ -31,7 +39,25 @@ def choose(presets: Mapping[str, Config], preset: str, **given: Any) -> Config:
     for name in given:
         check_known("parameter", name, fields)
     check_open_notebook(vars(sys.modules["__main__"]))
-    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    return shortened(config) if os.environ.get(REHEARSAL) else config
+
+
+def shortened(config: Any) -> Any:
+    """Return a configuration that takes the same path in two meta-steps: fewer steps, tasks and seeds, on the CPU.
+
+    Sizes stay, of networks, meta-batches and data: what runs through at two meta-steps lacks nothing but time. What it
+    holds, configurations in tuples and dictionaries too, is shortened as well.
+    """
+    if isinstance(config, dict):
+        return {name: shortened(value) for name, value in config.items()}
+    if isinstance(config, tuple | list):
+        return type(config)(shortened(value) for value in config)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    less = {n: min(v, _SHORTEST[n]) if n in _SHORTEST and type(v) is int else shortened(v) for n, v in fields.items()}
+    return dataclasses.replace(config, **less | ({"device": "cpu"} if "device" in less else {}))
 
 
 def check_open_notebook(names: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Parameters are literals, and values from outside are checked before anything runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +206,26 @@ def test_the_values_of_the_presets_are_read_and_not_run() -> None:
     }
     assert values_by_preset("# %%\nPRESETS = make()\n") == {}
     assert values_by_preset("# %%\nPRESETS = \n") == {}
+
+
+@dataclass(frozen=True)
+class Part:
+    iterations: int = 500
+    seeds: int = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    meta_steps: int = 60_000
+    width: int = 64
+    device: str = "cuda"
+    parts: tuple[Part, ...] = ()
+    by_name: dict[str, Part] = field(default_factory=dict)
+
+
+def test_a_rehearsal_is_shorter_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Plan(parts=(Part(), Part(7, 1)), by_name={"body": Part(500, 40)})
+    assert choose({"paper": long}, "paper") == long
+    monkeypatch.setenv("CTML_REHEARSAL", "1")
+    short = Plan(2, 64, "cpu", parts=(Part(2, 2), Part(2, 1)), by_name={"body": Part(2, 2)})
+    assert choose({"paper": long}, "paper") == short

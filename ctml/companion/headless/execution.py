@@ -13,6 +13,7 @@ from typing import Any
 from ctml.companion.headless.display import clock
 from ctml.companion.headless.job import Job
 from ctml.companion.headless.order import Order
+from ctml.companion.presets import REHEARSAL
 from ctml.companion.processes import Ended, alive, ended
 
 _LONELY_SECONDS = 8  # that a process may go on after its kernel has died: it should notice within two
@@ -77,6 +78,8 @@ class Execution:
         self.order.news_file.unlink(missing_ok=True)
         self.order.executed.unlink(missing_ok=True)
         environment = {"CTML_WORKERS": str(workers), **os.environ, **self.order.environment()}
+        if job.rehearsal:
+            environment[REHEARSAL] = "1"
         own = str(Path(__file__).resolve().parents[3])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
         with self.errors.open("wb") as errors:

@@ -46,6 +46,16 @@ class Job:
         claims_of(notebook)
         return cls(project, notebook, preset, check_settings(settings, read_parameters(notebook.source), notebook.name))
 
+    @classmethod
+    def rehearsed(cls, project: Project, notebook: Notebook) -> "Job":
+        """Return the job that takes preset paper's path in two meta-steps; what it finds decides nothing."""
+        return cls(project, notebook, "paper", {"rehearsal": True})
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether the configuration is shortened, which no parameter of a notebook asks for."""
+        return "rehearsal" in self.changed
+
     @property
     def folder(self) -> Path:
         """Return where the results go: only an unchanged notebook at quick, long or paper reaches `results/`."""

@@ -79,3 +79,15 @@ def test_it_says_when_its_runs_will_be_done() -> None:
     )
     assert words_of([at, {"runs": ["run", 0, 50], "until": None}]) == "cell 7/20, run 0/50"
     assert words_of([at, {"runs": ["run", 50, 50], "until": morning}]) == "cell 7/20, run 50/50"
+
+
+def test_a_rehearsal_takes_the_path_of_paper_and_decides_nothing(root: Path, ctml: Call) -> None:
+    path = root / "notebooks" / "demo" / "01_line.py"
+    path.write_text(path.read_text().replace("    runs: int\n", "    runs: int\n    seeds: int = 100\n"))
+    done = ctml("rehearse")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "with rehearsal=True" in done.stdout and not (root / "results").exists()
+    folder = root / ".build" / "variants" / "paper" / "demo" / "01_line" / "rehearsal=True"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["parameters"]["runs"] == 8 and manifest["parameters"]["seeds"] == 2
+    assert "nothing changed since" in ctml("rehearse").stdout
