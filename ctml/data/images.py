@@ -13,6 +13,9 @@ from ctml.types import ClassPool, brief
 MOST_PIXELS = 50_000_000
 """A picture that says to be larger is a decompression bomb, or at least nothing to learn on at this package's sizes."""
 
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What a picture may be, whatever its name says: Pillow would hand an EPS to Ghostscript, which runs it."""
+
 
 def picture(
     data: bytes, where: str, mode: str = "RGB", side: int | None = None, size: int | None = None
@@ -35,7 +38,7 @@ def picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is lower
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _bound(image.size, where, side)
                 image = image.convert(mode)
                 if size is not None and image.size != (size, size):

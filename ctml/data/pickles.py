@@ -5,7 +5,6 @@ but numpy's array rebuilding is let through, in stand-ins that build plain array
 else is refused by name.
 """
 
-import codecs
 import io
 import pickle
 import pickletools
@@ -39,6 +38,12 @@ def _scalar(dtype: np.dtype, data: bytes | str) -> np.generic:
     return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype, 1)[0]
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":  # "hex" of "hex" of ... doubles a few bytes to gigabytes
+        raise ValueError(f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
 def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
@@ -47,7 +52,7 @@ _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numer
 ALLOWED: dict[tuple[str, str], object] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): codecs.encode,
+    ("_codecs", "encode"): _encode,
     **{(module, "_reconstruct"): _reconstruct for module in _MODULES[:2]},
     **{(module, "scalar"): _scalar for module in _MODULES[:2]},
     **{(module, "_frombuffer"): _frombuffer for module in _MODULES[2:]},

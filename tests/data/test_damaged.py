@@ -60,6 +60,18 @@ def array_pickle(shape: bytes, first: bytes = b"K\x00") -> bytes:
     return head + b"(K\x01" + shape + b"\x85" + dtype + b"\x89C\x00tb."
 
 
+def hex_of_hex(times: int) -> bytes:
+    """A pickle of a few hundred bytes whose contents double at every step."""
+    return b"\x80\x03" + times * b"c_codecs\nencode\n" + b"C\x10" + 16 * b"a" + times * b"U\x03hex\x86R" + b"."
+
+
+def nothings(code: bytes) -> bytes:
+    """A pickle of 10^13 strings of no letters, which take no bytes."""
+    empty = array_pickle(HUGE).replace(b"X\x02\x00\x00\x00u1", b"X\x02\x00\x00\x00" + code)
+    return b"\x80\x02}(X\x0e\x00\x00\x00label_specificK\x00X\x12\x00\x00\x00label_specific_str" + empty[2:-1] + b"u."
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 105 105\n%%EndComments\n(x) (w) file\n%%EOF\n"
 HUGE = b"\x8a\x06" + (10**13).to_bytes(6, "little")  # a whole number as a pickle writes it
 
 
@@ -102,6 +114,7 @@ CASES = {
     "zip with a huge member": (BACKGROUND, patched(24, 22, "<I", 4 * GIGABYTE - 2), "no such file has more"),
     "image bomb": (BACKGROUND, bytes(zipped("images_background/Greek/c1/1.png", bomb(60_000))), "3600000000 pixels"),
     "image of another size": (BACKGROUND, bytes(zipped("images_background/Greek/c1/1.png", png(64))), "64x64"),
+    "a program as an image": (BACKGROUND, bytes(zipped("images_background/Greek/c1/1.png", EPS)), "cannot be read"),
     "zip of nothing": (BACKGROUND, bytes(zipped("a", b"")[-22:]), "damaged|characters"),
     "sparse zip": (BACKGROUND, 50 * GIGABYTE, "neither zip nor tar"),
     "sparse pickle": (TEST, 50 * GIGABYTE, "no such file has more"),
@@ -129,6 +142,7 @@ CASES = {
     "an array made too large": (TEST, array_pickle(b"K\x00", first=HUGE), "damaged or cut off"),
     "10^13 bytes announced": (TEST, b"\x80\x04\x8e" + (10**13).to_bytes(8, "little") + b"x.", "asks for"),
     "memo entry 2^32": (TEST, b"\x80\x02}r\xff\xff\xff\xff.", "memo entry 4294967295"),
+    "hex of hex of hex": (TEST, hex_of_hex(40), "damaged"),
     "nested to the brim": (TEST, b"\x80\x02" + b"(" * 10_000 + b".", "damaged|instead of"),
     "pop of nothing": (TEST, b"\x80\x02000.", "damaged"),
     "cifar labels": (TRAIN, cifar(fine_labels=[100] * 500), "'fine_labels' has numbers"),
@@ -138,7 +152,8 @@ CASES = {
     "cifar is text": (TRAIN, dumped("text"), "a str instead of a dictionary"),
     "tiered labels": (LABELS, labels(label_specific=np.array([0, 1, 3])), "'label_specific' has numbers"),
     "tiered names": (LABELS, labels(label_specific_str=[1, 2, 3]), "no list of names"),
-    "tiered names twice": (LABELS, labels(label_specific_str=["a", "a", "b"]), "2 different names"),
+    "tiered names twice": (LABELS, labels(label_specific_str=["a", "a", "b"]), "2 different names of 3"),
+    "tiered names, 10^13 of none": (LABELS, nothings(b"U0"), "10000000000000 names instead of 3"),
     "tiered class empty": (LABELS, labels(label_specific=np.array([0, 0, 1])), "without images"),
     "tiered images": (IMAGES, dumped({"a": 1}), "a dict instead of a list"),
     "tiered image": (IMAGES, dumped([1, 2, 3]), "image 0 is no array of bytes"),
