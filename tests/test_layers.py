@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"tasks", "models", "flows", "optimizers", "inner_solvers"},
     {"learners", "counting"},
-    {"evaluation", "training"},
+    {"evaluation", "training", "pretraining"},
     {"theory", "rl", "data", "comparison"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -16,6 +16,7 @@ from ctml.statistics import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
     from torch import Tensor
 
@@ -267,6 +268,65 @@ def name_lines(ax: "Axes", size: float = 8) -> None:
     for place, (_, line) in zip(places, ends, strict=True):
         look = {"color": line.get_color(), "size": size, "va": "center", "transform": ax.transAxes}
         ax.text(1.02, place - over, str(line.get_label()), **look)
+
+
+class Plane:
+    """The plane of the two largest principal components of some points; a constant 1 is the third coordinate.
+
+    Args:
+        points: `(n, d)`.
+    """
+
+    def __init__(self, points: "Tensor"):
+        self.mean = points.mean(0)
+        _, singular, directions = torch.linalg.svd(points - self.mean, full_matrices=False)
+        self.axes = directions[:2] * len(points) ** 0.5 / singular[:2, None]  # unit variance along both
+
+    def __call__(self, points: "Tensor") -> "Tensor":
+        """Return points `(..., d)` as coordinates `(..., 3)`."""
+        flat = (points - self.mean) @ self.axes.mT
+        return torch.cat([flat, torch.ones_like(flat[..., :1])], -1)
+
+
+def regions(
+    ax: "Axes", head: "Tensor", support: "Tensor", labels: "Tensor", query: "Tensor", query_labels: "Tensor"
+) -> None:
+    """Draw where in the plane each class of a linear head has the largest probability, the darker the surer.
+
+    Args:
+        ax: where to draw.
+        head: `(ways, 3)`.
+        support, labels: points as `Plane` gives them, `(n, 3)`, as dots of their class's colour.
+        query, query_labels: others, as crosses.
+    """
+    from matplotlib.colors import ListedColormap
+
+    colours = ListedColormap(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F", "#56B4E9"][: len(head)])
+    shown = torch.cat([support, query])[:, :2]
+    (left, low), (right, high) = shown.amin(0) - 0.2, shown.amax(0) + 0.2
+    x, y = torch.linspace(float(left), float(right), 150), torch.linspace(float(low), float(high), 150)
+    grid = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(150, 150)], -1).to(head.dtype)
+    sure, won = (grid @ head.mT).softmax(-1).max(-1)
+    picture = colours(won.numpy())
+    picture[..., 3] = 0.05 + 0.6 * (len(head) * sure.numpy() - 1) / (len(head) - 1)
+    ends = (float(left), float(right), float(low), float(high))
+    ax.imshow(picture, origin="lower", extent=ends, aspect="auto", interpolation="nearest")
+    for points, classes, marker, size in ((query, query_labels, "x", 8), (support, labels, "o", 16)):
+        edge = {} if marker == "x" else {"edgecolors": "k", "linewidths": 0.4}
+        ax.scatter(*points[:, :2].T, c=classes, cmap=colours, vmin=0, vmax=len(head) - 1, marker=marker, s=size, **edge)
+    ax.grid(False)
+    ax.set(xticks=[], yticks=[])
+
+
+def filmstrip(heads: "Tensor", titles: Sequence[str], *points: "Tensor") -> "Figure":
+    """Return `regions` of heads `(frames, ways, 3)` side by side; points as there."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(heads), figsize=(style.WIDE[0], 2.2), squeeze=False)
+    for ax, head, title in zip(axes[0], heads, titles, strict=True):
+        regions(ax, head, *points)
+        ax.set_title(title)
+    return fig
 
 
 def landscape(

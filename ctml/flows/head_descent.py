@@ -4,6 +4,7 @@
 
 `descend_head` is ANIL's inner loop, unrolled by autograd: memory in every step, or in the square root of their number
 with checkpoints. `proximal_head` is iMAML's (Rajeswaran et al. 2019): constant memory, exact only at the fixed point.
+`ridge_head` walks nowhere: it solves (Bertinetto et al. 2019; MetaOptNet-RR of Lee et al. 2019 is of this kind).
 """
 
 import torch
@@ -75,6 +76,20 @@ def proximal_head(
         for _ in range(steps):
             W = W - rate * (_gradient(W, features, targets) + strength * (W - head))
     return _Implicit.apply(features, head.expand_as(W), W, targets, strength)
+
+
+def ridge_head(
+    features: Float[Tensor, "tasks support d"], labels: Int[Tensor, "tasks support"], ways: int, *, strength: float
+) -> Float[Tensor, "tasks ways d"]:
+    """Return argmin_W |Phi W^T - Y|^2 + strength |W|^2 for one-hot Y, in closed form; differentiable.
+
+    W = Y^T (Phi Phi^T + strength I)^-1 Phi
+    """
+    positive("strength", strength)
+    targets = F.one_hot(labels, ways).to(features.dtype)
+    gram = features @ features.mT
+    gram.diagonal(dim1=1, dim2=2).add_(strength)
+    return torch.linalg.solve(gram, targets).mT @ features
 
 
 class _Implicit(torch.autograd.Function):

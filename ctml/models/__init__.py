@@ -7,6 +7,7 @@ from ctml.models.layers import BatchNorm, Conv2d, ConvBlock, Linear, NormMode
 from ctml.models.mlp import MLP
 from ctml.models.per_task import PerTask
 from ctml.models.resnet12 import ResNet12
+from ctml.models.scaled_features import ScaledFeatures
 from ctml.models.transformer import Transformer
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "NormMode",
     "PerTask",
     "ResNet12",
+    "ScaledFeatures",
     "Transformer",
 ]

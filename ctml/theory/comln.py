@@ -16,14 +16,22 @@ condition number of Phi Phi^T; r = source - G X has dr/dt = d source/dt - G A r,
 The paper states the stability; its proof could not be read, the argument is ours.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Complex, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torchdiffeq import odeint
 
-from ctml.flows.gradient_flow import CrossEntropy, HeadFlow, InnerLoss, Steps
+from ctml.agreement import relative_error
+from ctml.flows.gradient_flow import CrossEntropy, FixedSteps, HeadFlow, InnerLoss, Steps
 from ctml.flows.gradient_flow.forward import Sensitivities
+from ctml.flows.tableaus import EULER
+from ctml.learners.anil import ANIL
+from ctml.learners.comln import COMLN
+from ctml.losses import cross_entropy
+from ctml.types import Model, TaskBatch
 
 
 class Carried(NamedTuple):
@@ -154,6 +162,51 @@ def growth_of_a_nudge(
         return after / before
 
     return {"s": float(apart(size * of_s, 0).max()), "B and z": float(apart(of_both, 1).max())}
+
+
+def there_and_back(
+    curvature: Float[Tensor, "M M"], start: Float[Tensor, "M N"], grid: Float[Tensor, " times"], tolerance: float
+) -> tuple[Float[Tensor, "times M N"], Float[Tensor, "times M N"]]:
+    """Follow dr/dt = -curvature r by torchdiffeq's Dormand-Prince; return the path, and the path from its end back.
+
+    Args:
+        curvature, start, grid: the quadratic's matrix, r(0), and the times of the path.
+        tolerance: relative and absolute.
+    """
+
+    def slope(_: Tensor, r: Tensor) -> Tensor:
+        return -curvature @ r
+
+    options = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
+    forward = cast(Tensor, odeint(slope, start, grid, **options))
+    return forward, cast(Tensor, odeint(slope, forward[-1], grid.flip(0), **options)).flip(0)
+
+
+def largest_rates(features: Float[Tensor, "tasks M d"]) -> Float[Tensor, " tasks"]:
+    """Return lambda_max(G) / M: T means something only times this, for it scales with the square of the features."""
+    return torch.linalg.eigvalsh(features @ features.mT)[:, -1] / features.shape[1]
+
+
+def apart_from_anil(model: Callable[[], nn.Module], batch: TaskBatch, rate: float, steps: int) -> dict[str, float]:
+    """Return how far COMLN's Euler steps are from ANIL that adapts the head's weight: adapted weights, meta-gradients.
+
+    Args:
+        model: makes the network, the same at each call; its head's bias is set to zero, for COMLN's head has none.
+        batch: tasks, of the network's dtype.
+        rate, steps: alpha and K of ANIL; T = K alpha.
+    """
+    networks = model(), model()
+    for network in networks:
+        cast(nn.Linear, network.head).bias.data.zero_()
+    euler = COMLN(cast(Model, networks[0]), cross_entropy, horizon=rate * steps, solver=FixedSteps(steps, EULER))
+    anil = ANIL(cast(Model, networks[1]), cross_entropy, inner_lr=rate, inner_steps=steps, adapts="head.weight")
+    flat = []
+    for learner in (euler, anil):
+        learner.meta_gradient(batch)
+        named = cast(nn.Module, learner.model).named_parameters()
+        flat.append(torch.cat([cast(Tensor, p.grad).flatten() for name, p in named if name != "head.bias"]))
+    adapted = (learner.adapt(batch.support)["weight"] for learner in (euler, anil))
+    return {"weights": relative_error(*adapted), "meta-gradients": relative_error(*flat)}
 
 
 def _root(matrix: Float[Tensor, "tasks n n"]) -> Float[Tensor, "tasks n n"]:

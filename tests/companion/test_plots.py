@@ -227,4 +227,28 @@ def test_lines_are_named_at_their_ends_in_their_colours_and_apart() -> None:
         text.get_color() == line.get_color() for text, line in zip(written.values(), ax.get_lines(), strict=False)
     )
     assert ax.get_legend() is None and all(box.x0 >= ax.get_window_extent().x1 for box in boxes)
+
+
+def test_the_plane_shows_what_varies_most_with_unit_variance() -> None:
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = points * torch.tensor([0.1, 5.0, 1.0]) + 7
+    seen = plots.Plane(points)(points)
+    assert seen.mean(0) == pytest.approx((0, 0, 1), abs=1e-12)
+    assert seen[:, :2].var(0, correction=0) == pytest.approx((1, 1))
+    assert abs(np.corrcoef(seen[:, 0], points[:, 1])[0, 1]) > 0.99
+    assert abs(np.corrcoef(seen[:, 1], points[:, 2])[0, 1]) > 0.95
+
+
+def test_regions_are_those_of_the_largest_score() -> None:
+    # Scores x, -x: the first class wins on the right.
+    heads = torch.tensor([[[1.0, 0, 0], [-1, 0, 0]], [[-1, 0, 0], [1, 0, 0]]])
+    points = torch.tensor([[-1.0, -1, 1], [1, 1, 1]]), torch.tensor([1, 0])
+    figure = plots.filmstrip(heads, ["there", "and back"], *points, *points)
+    for ax, on_the_left in zip(figure.axes, (1, 0), strict=True):
+        picture = np.asarray(ax.images[0].get_array())
+        colour = ("#0072B2", "#E69F00")
+        assert to_hex(tuple(picture[75, 10, :3])).upper() == colour[on_the_left]
+        assert to_hex(tuple(picture[75, 140, :3])).upper() == colour[1 - on_the_left]
+        assert picture[75, 5, 3] > picture[75, 60, 3] > picture[75, 74, 3]  # surest far from the border
+    assert [ax.get_title() for ax in figure.axes] == ["there", "and back"]
     plt.close(figure)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ctml.flows import FixedSteps, adapt_head
-from ctml.flows.head_descent import descend_head, proximal_head
+from ctml.flows.head_descent import descend_head, proximal_head, ridge_head
 from ctml.flows.tableaus import EULER
 from ctml.losses import cross_entropy
 from ctml.rng import generator
@@ -49,3 +49,13 @@ def test_what_makes_no_sense_is_refused_by_name():
         meta_gradient(lambda *task: descend_head(*task, rate=0.1, steps=0))
     with pytest.raises(ValueError, match="strength=0"):
         meta_gradient(lambda *task: proximal_head(*task, rate=0.1, steps=1, strength=0.0))
+
+
+def test_the_ridge_head_is_the_minimum_of_its_loss():
+    phi, y = TASKS.sample(2, generator(0, "t")).support
+    W = ridge_head(phi, y, 3, strength=0.3).requires_grad_()
+    error = phi @ W.mT - torch.nn.functional.one_hot(y, 3)
+    (slope,) = torch.autograd.grad(error.square().sum() + 0.3 * W.square().sum(), W)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="strength=0"):
+        ridge_head(phi, y, 3, strength=0.0)

@@ -5,11 +5,13 @@ import torch
 import torch.nn.functional as F
 from torchdiffeq import odeint
 
-from ctml.flows.gradient_flow import Adaptive, CrossEntropy, SquaredError
+from ctml.flows.gradient_flow import Adaptive, CrossEntropy, SquaredError, adapt_head
 from ctml.flows.gradient_flow.forward import Sensitivities
+from ctml.flows.tableaus import RK4
+from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Embeddings
-from ctml.theory.comln import carried_forward, growth_of_a_nudge
+from ctml.theory.comln import apart_from_anil, carried_forward, growth_of_a_nudge, largest_rates, there_and_back
 
 TASKS = Embeddings(ways=3, shots=2, queries=0, d=8)
 TIGHT = Adaptive(1e-11, 1e-13)
@@ -143,3 +145,35 @@ def test_a_push_of_b_and_z_fades_as_the_matrix_exponential_says(task):
     after = torch.linalg.matrix_exp(-horizon * A @ G) @ push
     expected = ((after * (G @ after)).sum() / (push * (G @ push)).sum()).sqrt()
     assert left["B and z"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_euler_steps_are_anil_and_a_part_that_is_wrong_is_seen(monkeypatch):
+    batch = Embeddings(ways=3, shots=2, queries=2, d=8).sample(2, generator(0, "t"))
+
+    def model():
+        return MLP([8, 6, 3], torch.tanh, generator=generator(0, "network")).double()
+
+    assert max(apart_from_anil(model, batch, 0.5, 20).values()) < 1e-12
+    monkeypatch.setattr("ctml.theory.comln.EULER", RK4)
+    assert min(apart_from_anil(model, batch, 0.5, 20).values()) > 1e-6
+
+
+def test_time_times_the_largest_rate_does_not_feel_the_scale_of_the_features(task):
+    features, labels, _ = task
+    zero = torch.zeros(N, features.shape[-1], dtype=features.dtype)
+    heads = {}
+    for c in (1.0, 7.0):
+        rate = largest_rates(c * features)
+        torch.testing.assert_close(rate, torch.linalg.matrix_norm(c * features, 2).square() / M)
+        heads[c] = c * adapt_head(c * features, labels, zero, 4 / rate, solver=TIGHT)
+    torch.testing.assert_close(heads[1.0], heads[7.0], rtol=1e-7, atol=1e-9)
+
+
+def test_the_way_back_expands_what_the_way_there_contracted():
+    curvature, grid = torch.diag(torch.tensor([1.0, 0.1])), torch.linspace(0, 20, 41)
+    start = torch.tensor([[2.0], [-1.0]])
+    there, back = there_and_back(curvature, start, grid, 1e-6)
+    exact = start * torch.exp(-curvature.diagonal()[:, None] * grid[:, None, None])
+    torch.testing.assert_close(there, exact, rtol=0, atol=1e-4)
+    assert torch.equal(there[-1], back[-1])
+    assert abs(float(back[0, 0] - there[0, 0])) > 0.1
