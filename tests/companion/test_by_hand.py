@@ -11,6 +11,7 @@ import matplotlib
 import pytest
 
 from ctml.companion import by_hand
+from ctml.companion.__main__ import main
 from ctml.companion.parameters import cells_of
 from ctml.companion.project import Notebook, Project
 
@@ -117,6 +118,27 @@ def test_a_value_out_of_its_range_ends_in_one_line(
     assert not (root / ".build").exists()
     refused = ctml("reproduce", "--set", "runs=-1")
     assert (refused.returncode, refused.stderr) == (2, f"ctml: {message}\n")
+
+
+@pytest.mark.parametrize("command", [["list"], ["status"], ["sync"], ["claims"]])
+def test_a_strangers_notebook_runs_by_the_explicit_command_alone(
+    command: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = root / "executed"
+    source = root / "notebooks" / "demo" / "01_line.py"
+    act = f"open({str(trap)!r}, 'w').close()"
+    text = (
+        source.read_text()
+        .replace("PRESETS = {", f"{act}\nPRESETS = {{")
+        .replace("# # A line", f"# # A line\n\n# %%\n{act}")
+    )
+    source.write_text(text)
+    monkeypatch.chdir(root)
+    main(command)
+    assert not trap.exists()
+    monkeypatch.syspath_prepend(root)
+    exec(compile(cells_of(text)[0].code, "first", "exec"), {})
+    assert trap.exists(), "the trap works"
 
 
 def test_saving_a_change_does_not_hide_it(root: Path, session: Session) -> None:
