@@ -4,7 +4,9 @@ Invariant: the new folder first comes whole onto the disk of the old one, under 
 follow each other. A crash between them leaves the old one under a third name, from which `recover` brings it back.
 """
 
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,9 +23,13 @@ def replace(folder: Path, new: Path) -> None:
     shutil.rmtree(arriving, ignore_errors=True)
     try:
         shutil.move(new, arriving)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(arriving, ignore_errors=True)
-        raise
+        if not isinstance(error, shutil.Error):
+            raise
+        told = re.search(r"\[Errno (\d+)\]", str(error))  # a list of all files that did not come over from another disk
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number), str(folder)) from None
     if folder.exists():
         os.rename(folder, leaving)
     os.rename(arriving, folder)

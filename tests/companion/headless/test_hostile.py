@@ -163,6 +163,15 @@ def test_results_survive_a_crash_and_a_full_disk_while_they_are_replaced(
         with pytest.raises(OSError, match="No space"):
             replace(folder, new)
     assert (folder / "metrics.csv").read_text() == "old"
+    with monkeypatch.context() as patch:
+
+        def full_elsewhere(*_: object) -> None:
+            raise shutil.Error([(str(new), "there", "[Errno 28] No space left on device: 'there'")] * 9)
+
+        patch.setattr(shutil, "move", full_elsewhere)
+        with pytest.raises(OSError) as error:
+            replace(folder, new)
+    assert (error.value.errno, error.value.filename) == (28, str(folder)), "one reason, not a list of files"
     os.rename(folder, folder.with_name(".a.old"))  # as a kill between the two renames leaves it
     recover(folder)
     assert (folder / "metrics.csv").read_text() == "old"
