@@ -267,7 +267,7 @@ def main() -> int:
     options = parser.parse_args()
     if sys.platform != "linux":
         sys.exit("soak: needs Linux, where processes can be known by their environment")
-    started = time.strftime("%Y-%m-%d")
+    started = {"date": time.strftime("%Y-%m-%d"), "code": commit(ROOT)}  # as it is cloned now
     with tempfile.TemporaryDirectory(prefix="ctml soak ") as scratch:
         small = Path(scratch, "disk")
         small.mkdir()
@@ -305,14 +305,14 @@ def main() -> int:
     table = "\n".join(["| what | how often |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in rows)])
     print(table, *lost, sep="\n")
     how = {name: value for name, value in vars(options).items() if name != "out"}
-    _write(Path(options.out), table, {"date": started, **how, "small_disk": mounted})
+    _write(Path(options.out), table, {**started, **how, "small_disk": mounted})
     return int(bool(lost or code or day.orphans or tracebacks))
 
 
 def _write(out: Path, table: str, how: dict[str, object]) -> None:
     text = "Written by `make soak`: what was done to the second clone, and what it cost."
     write_atomically(out / "README.md", f"# What a hostile day left\n\n{text}\n\n{table}\n".encode())
-    record = {**how, "hardware": hardware(), "versions": versions(), "code": commit(ROOT)}
+    record = {**how, "hardware": hardware(), "versions": versions()}
     write_atomically(out / "manifest.json", (json.dumps(record, indent=1) + "\n").encode())
 
 

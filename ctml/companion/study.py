@@ -9,6 +9,7 @@ Invariants:
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ctml.companion.claims import ClaimError, Verdict, claims_of, judge
 from ctml.companion.files import write_atomically
 from ctml.companion.headless.order import Order
 from ctml.companion.project import PRESETS, Notebook, Project, Refusal, check_known
-from ctml.companion.runs.cache import Cache
+from ctml.companion.runs.cache import Cache, DamagedRun
 from ctml.companion.runs.map import map_runs
 from ctml.companion.runs.sources import Sources
 
@@ -90,7 +91,9 @@ class Study:
             RunLost: when no code is to blame: no memory, a process that was killed.
         """
         runs = list(runs)
-        with _Bar(self.order, function.__name__, len(runs)) as progress:
+        with _Bar(self.order, function.__name__, len(runs)) as progress, warnings.catch_warnings():
+            if self.order:  # the run is done again; a notebook that is published need not tell of this machine's disk
+                warnings.simplefilter("ignore", DamagedRun)
             outcomes = map_runs(
                 function,
                 runs,

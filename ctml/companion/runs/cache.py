@@ -13,6 +13,10 @@ from typing import Any
 from ctml.companion.files import write_atomically
 
 
+class DamagedRun(UserWarning):
+    """A cached run is not as it was stored, and is computed again."""
+
+
 class Cache:
     """Results of runs by key, and a folder for the checkpoints of each run that is not finished."""
 
@@ -55,6 +59,6 @@ class Cache:
                 raise ValueError("checksum differs")
             return pickle.loads(outcome)
         except Exception as error:  # unpickling can fail in any way; every one of them means the same here
-            warnings.warn(f"cached run {path} is damaged ({error}) and is computed again", stacklevel=2)
+            warnings.warn(f"cached run {path} is damaged ({error}) and is computed again", DamagedRun, stacklevel=2)
             path.unlink(missing_ok=True)
             return None

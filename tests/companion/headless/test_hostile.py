@@ -285,6 +285,20 @@ def test_a_strange_path_no_home_and_other_threads_give_the_same_numbers(
     assert tables[0] == tables[1]
 
 
+def test_a_damaged_cache_leaves_no_trace_in_what_is_published(root: Path, ctml: Call) -> None:
+    folder = root / "results" / "quick" / "demo" / "01_line"
+    published = []
+    for _ in range(2):
+        assert ctml("reproduce").returncode == 0
+        published.append(
+            {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"}
+        )
+        for path in (root / ".build" / "cache").rglob("*.run"):
+            path.write_bytes(path.read_bytes()[:-1])
+        shutil.rmtree(root / ".build" / "stamps")
+    assert published[0] == published[1]
+
+
 def test_only_a_kernel_that_is_still_needed_is_missed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctml.companion.headless.execution._LONELY_SECONDS", 0)
     gone = subprocess.Popen(["true"])
