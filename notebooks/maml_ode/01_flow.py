@@ -349,9 +349,8 @@ study.figure(
 # and query sets are left out in the paper's analysis; the networks here have them (`on_batch(learner, batch)`).
 #
 # ## Variants to try
-# * `SET="alpha=0.1"`: a coarser inner step; do the curves still collapse at these $\beta$?
 # * `SET="tasks=5"`: fewer sinusoids, fewer kinks.
-# * Replace `torch.tensor([5.2, 6.0]` by `torch.tensor([15.0, 6.0]`: MAML from another basin.
+# * Another `start` in the last figure, such as (15, 6): MAML from another basin.
 # * `SET="seed=1"`: other tasks and weights. The order must not move.
 #
 # ## Exercises
