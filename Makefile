@@ -100,6 +100,7 @@ data: $(READY) ## fetch DATASET=omniglot and so on; without DATASET list what th
 benchmark: $(READY) ## time one meta-step against the libraries that are installed, and COMLN's meta-gradients
 	$(PY) benchmarks/meta_step.py
 	$(PY) benchmarks/gradient_flow.py
+	$(PY) benchmarks/policies.py
 
 soak: $(READY) ## a hostile day: kill, stop, fill and damage for MINUTES=20 while notebooks run, then compare
 	$(PY) benchmarks/soak.py --minutes "$$MINUTES" --seed "$$SEED"

@@ -1,26 +1,30 @@
 """Half-cheetah and ant with a goal velocity or direction: Gymnasium's bodies, stepped in batches by MuJoCo's threads.
 
-    velocity    r = -|v_x - goal| - ctrl |a|^2 + survive,      goal ~ U[0, 2] (half-cheetah), U[0, 3] (ant)
-    direction   r = goal v_x - ctrl |a|^2 + survive,           goal = +1 or -1
+    velocity    r = -|v_x - goal| - ctrl |a|^2 + survive [+ 1],   goal ~ U[0, 2] (half-cheetah), U[0, 3] (ant)
+    direction   r = goal v_x - ctrl |a|^2 + survive,              goal = +1 or -1
+
+The code that Finn et al. released, not their text, pays an ant at a goal velocity the 1 in brackets. Without it every
+step costs about |goal|, and a young ant gains by falling: a trajectory that has ended costs nothing.
 
 The model, the observation (positions without the travelled distance, then velocities), the random start and the frame
-skip are those of Gymnasium's HalfCheetah-v5 and Ant-v5 (the ant without contact forces); only the reward is changed, as
-in Finn, Abbeel, Levine 2017, section 5.3. Gymnasium steps one body per call; here a call steps all of a meta-batch.
+skip are those of Gymnasium's HalfCheetah-v5 and Ant-v5; only the reward is changed, as in Finn, Abbeel, Levine 2017,
+section 5.3. Contact forces, which the released ant observes and pays at most 0.042 a step for, are left out. Gymnasium
+steps one body per call; here a call steps all of a meta-batch.
 
 Needs the extra `pip install "ctml[rl]"`; nothing else in ctml imports it.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ctml.checks import at_least
-from ctml.rl.environments import Moved
+from ctml.checks import at_least, one_of
+from ctml.rl.environments import Moved, Version
 
 try:
     import gymnasium
@@ -44,6 +48,7 @@ class Body:
         fastest: end of the interval of goal velocities, m/s.
         control: cost of |a|^2 per step.
         survive: reward of every step.
+        contentment: added to it at a goal velocity, in the released version.
         noise: of the start, in positions and velocities.
         height: bounds of the torso's height, metres, outside which a trajectory ends; None never ends one.
     """
@@ -54,13 +59,14 @@ class Body:
     fastest: float
     control: float
     survive: float
+    contentment: float
     noise: float
     height: tuple[float, float] | None
 
 
 BODIES = {
-    "half_cheetah": Body("HalfCheetah-v5", {}, 1, 2.0, 0.05, 0.0, 0.1, None),
-    "ant": Body("Ant-v5", {"include_cfrc_ext_in_observation": False}, 2, 3.0, 0.005, 0.05, 0.1, (0.2, 1.0)),
+    "half_cheetah": Body("HalfCheetah-v5", {}, 1, 2.0, 0.05, 0.0, 0.0, 0.1, None),
+    "ant": Body("Ant-v5", {"include_cfrc_ext_in_observation": False}, 2, 3.0, 0.005, 0.05, 1.0, 0.1, (0.2, 1.0)),
 }
 
 
@@ -70,21 +76,25 @@ class Locomotion:
     Args:
         body: "half_cheetah" or "ant".
         goal: "velocity" or "direction".
+        version: of the reward: "text" or "released".
         horizon: steps of a trajectory.
         threads: of MuJoCo; None takes as many as torch, so that parallel runs do not crowd each other out.
 
     Raises:
-        ValueError: an unknown body or goal.
+        ValueError: an unknown body, goal or version.
     """
 
-    def __init__(self, body: str, goal: str, *, horizon: int = 200, threads: int | None = None):
-        if body not in BODIES:
-            raise ValueError(f"body={body!r}: must be one of {', '.join(BODIES)}")
-        if goal not in GOALS:
-            raise ValueError(f"goal={goal!r}: must be one of {', '.join(GOALS)}")
+    def __init__(
+        self, body: str, goal: str, *, version: Version = "text", horizon: int = 200, threads: int | None = None
+    ):
+        one_of("body", body, BODIES)
+        one_of("goal", goal, GOALS)
+        one_of("version", version, get_args(Version))
         at_least("horizon", horizon, 1)
         threads = threads or torch.get_num_threads()
-        self.body, self.goal, self.horizon = BODIES[body], goal, horizon
+        self.body, self.goal, self.version, self.horizon = BODIES[body], goal, version, horizon
+        contented = version == "released" and goal == "velocity"
+        self.bonus = self.body.survive + (self.body.contentment if contented else 0.0)
         made = gymnasium_body(self.body)
         self.model, self.frame_skip, self.dt = made.model, made.frame_skip, made.dt
         self.rest = torch.from_numpy(np.concatenate([made.init_qpos, made.init_qvel]))
@@ -124,7 +134,7 @@ class Locomotion:
         self._state = torch.from_numpy(states[:, -1, 1 : 1 + flat.shape[1]].reshape(self._state.shape))
         velocity = ((self._state[..., 0] - before) / self.dt).float()
         run = self._goals * velocity if self.goal == "direction" else -(velocity - self._goals).abs()
-        reward = run - self.body.control * actions.square().sum(-1) + self.body.survive
+        reward = run - self.body.control * actions.square().sum(-1) + self.bonus
         return self._observe(), reward, self._terminated()
 
     def _observe(self) -> Float[Tensor, "tasks n observation"]:

@@ -57,6 +57,18 @@ def test_rewards_are_the_papers():
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "goal", "more"), [("ant", "velocity", 1.0), ("ant", "direction", 0.0), ("half_cheetah", "velocity", 0.0)]
+)
+def test_the_released_version_pays_an_ant_for_every_step_at_a_goal_velocity(body, goal, more):
+    rewards = []
+    for version in ("text", "released"):
+        environment = Locomotion(body, goal, version=version, threads=1)
+        environment.reset(torch.ones(2, 1), 1, generator(0, "m"))
+        rewards.append(environment.step(torch.zeros(2, 1, environment.actions))[1])
+    torch.testing.assert_close(rewards[1] - rewards[0], torch.full((2, 1), more))
+
+
 def test_goals_and_starts_are_reproducible():
     a, b = (Locomotion("ant", "velocity", threads=t) for t in (1, 2))
     goals = a.sample(3, generator(0, "g"))
@@ -93,11 +105,17 @@ def test_an_ant_that_jumps_has_ended():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("horse", "velocity"), "body='horse'"), (("ant", "far"), "goal='far'")]
+    ("arguments", "message"),
+    [
+        ({"body": "horse", "goal": "velocity"}, "body='horse'"),
+        ({"body": "ant", "goal": "far"}, "goal='far'"),
+        ({"body": "ant", "goal": "velocity", "version": "new"}, "version='new'"),
+    ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_unknown_bodies_and_goals_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Locomotion(*arguments)
+        Locomotion(**arguments)
 
 
 def test_ctml_itself_needs_no_gymnasium():

@@ -14,12 +14,12 @@ def policy():
 class TowardsGoal(torch.nn.Module):
     """Knows the goal and goes there; stands in for a policy, without noise."""
 
-    def __init__(self, goals):
+    def __init__(self, goals, unit=1.0):
         super().__init__()
-        self.goals = goals
+        self.goals, self.unit = goals, unit
 
     def forward(self, x):
-        wanted = self.goals[:, None] - x
+        wanted = (self.goals[:, None] - x) / self.unit
         return Certain(wanted, torch.zeros(1, 2))
 
 
@@ -33,11 +33,12 @@ class Certain(tuple):
         return self.mean
 
 
-def test_a_policy_that_knows_the_goal_has_the_best_return():
-    environment, stream = Navigation(), generator(0, "goals")
+@pytest.mark.parametrize("version", ["text", "released"])
+def test_a_policy_that_knows_the_goal_has_the_best_return(version):
+    environment, stream = Navigation(version=version), generator(0, "goals")
     goals = environment.sample(200, stream)
     assert goals.abs().max() <= 0.5
-    found = rollout(environment, TowardsGoal(goals), {}, goals, 1, stream).returns[:, 0]
+    found = rollout(environment, TowardsGoal(goals, environment.unit), {}, goals, 1, stream).returns[:, 0]
     torch.testing.assert_close(found, environment.best_return(goals), rtol=1e-5, atol=1e-6)
 
 
@@ -58,6 +59,28 @@ def test_rewards_and_the_end_of_a_trajectory():
     assert not terminated.any()
     _, _, terminated = environment.step(torch.tensor([[[0.1, 0.0]], [[0.0, 0.0]]]))
     assert terminated[:, 0].tolist() == [True, False]
+
+
+def test_the_released_version_pays_the_distance_and_moves_a_tenth_per_unit():
+    environment = Navigation(horizon=4, version="released")
+    environment.reset(torch.tensor([[0.105, 0.109], [0.3, 0.4]]), 1, generator(0, "-"))
+    position, reward, terminated = environment.step(torch.tensor([[[7.0, 1.0]], [[0.0, -0.5]]]))
+    torch.testing.assert_close(position[:, 0], torch.tensor([[0.1, 0.1], [0.0, -0.05]]))
+    torch.testing.assert_close(
+        reward[:, 0], torch.tensor([-((0.005**2 + 0.009**2) ** 0.5), -((0.3**2 + 0.45**2) ** 0.5)])
+    )
+    # ended along each axis, though the distance itself, 0.0103, is more than 0.01
+    assert terminated[:, 0].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("version", "expected"), [("text", -100 / 6), ("released", -100 * 0.382598)])
+def test_the_cost_of_standing_still_tells_the_versions_apart(version, expected):
+    """E|g|^2 = 1/6 and E|g| = (sqrt 2 + asinh 1) / 6 for a goal uniform in the unit square around the origin."""
+    environment, stream = Navigation(version=version), generator(0, "goals")
+    goals = environment.sample(20_000, stream)
+    environment.reset(goals, 1, stream)
+    _, reward, _ = environment.step(torch.zeros(20_000, 1, 2))
+    assert float(100 * reward.mean()) == pytest.approx(expected, rel=0.02)
 
 
 def test_nothing_counts_after_the_end():
@@ -90,8 +113,13 @@ def test_rewards_to_go_are_discounted_sums():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"horizon": 0}, "horizon=0: must be at least 1"), ({"speed": 0.0}, "speed=0.0: must be a positive")],
+    [
+        ({"horizon": 0}, "horizon=0: must be at least 1"),
+        ({"speed": 0.0}, "speed=0.0: must be a positive"),
+        ({"version": "new"}, "version='new'"),
+    ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_senseless_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Navigation(**options)
