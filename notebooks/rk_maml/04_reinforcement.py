@@ -331,13 +331,12 @@ def after(steps: int, place: str, a2: str) -> np.ndarray:
 
 
 gain = {a2: after(1, "navigation", a2) - after(0, "navigation", a2) for a2 in POINT.a2}
-excess = {a2: gain[a2] - gain["0"] for a2 in POINT.a2[1:]}
-by_a2 = {"half": excess["1/2"], "three_quarters": excess["3/4"], "one": excess["1"]}
-study.claim("rk_maml-b13", **by_a2, excess=[e.mean() for e in excess.values()])
+excess = {n: gain[a2] - gain["0"] for n, a2 in (("half", "1/2"), ("three_quarters", "3/4"), ("one", "1"))}
+study.claim("rk_maml-b13", **excess, excess=[e.mean() for e in excess.values()])
 
 # %%
-between = (after(1, "navigation", "1/2") + after(1, "navigation", "3/4")) / 2
-study.claim("rk_maml-b10-navigation", difference=between - after(1, "navigation", "1"))
+half, three_quarters, one = (after(1, "navigation", a2) for a2 in POINT.a2[1:])
+study.claim("rk_maml-b10-navigation", difference=(half + three_quarters) / 2 - one)
 
 # %%
 study.claim("rk_maml-finn-navigation", before=after(0, "navigation", "1"), after=after(1, "navigation", "1"))
@@ -350,12 +349,15 @@ study.claim("rk_maml-cheetah-learns", early=rising[:eighth], late=rising[-eighth
 
 
 # %%
-def against_maml(body: str) -> list[float]:
-    return [float(d) for p in BODIES if p.startswith(body) for d in after(1, p, "3/4") - after(1, p, "1")]
+def against_maml(place: str) -> list[float]:
+    return (after(1, place, "3/4") - after(1, place, "1")).tolist() if place in BODIES else []
 
 
-for claim, body in (("cheetah-short", "half_cheetah"), ("cheetah", "half_cheetah"), ("ant", "ant")):
-    study.claim(f"rk_maml-b14-{claim}", difference=against_maml(body))
+study.claim("rk_maml-b14-cheetah-short", difference=against_maml("half_cheetah direction"))
+
+# %%
+for place in bodies(BODY, ANT):
+    study.claim(f"rk_maml-b14-{place.replace(' ', '-')}", difference=against_maml(place))
 
 # %% [markdown]
 # ## 9 Where this differs from the paper
