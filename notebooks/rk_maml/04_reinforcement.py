@@ -239,9 +239,8 @@ results = study.map(train, runs)
 done = list(zip(runs, results, strict=True))
 tested = [{**run, "adaptation_steps": k, "return": r} for run, found in done for k, r in enumerate(found["tested"])]
 table = study.table(pd.DataFrame(tested), "test_returns")
-stages = [(run, i, r) for run, found in done for i, r in enumerate(found["history"])]
-trained = [{**run, "iteration": i, "before": r[0], "after": r[-1]} for run, i, r in stages]
-curves = study.table(pd.DataFrame(trained), "learning_curves")
+stages = [{**run, "iteration": i, "before": r[0], "after": r[-1]} for run, found in done for i, r in enumerate(found["history"])]  # fmt: skip
+curves = study.table(pd.DataFrame(stages), "learning_curves")
 means = table.groupby(["place", "a2", "adaptation_steps"], sort=False)["return"]
 means.agg(lambda r: str(ctml.interval(r.tolist()))).unstack()
 
@@ -303,7 +302,8 @@ study.figure(
 if BODIES:
     fig, axes = plt.subplots(1, len(BODIES), figsize=(4.2 * len(BODIES), 3.0), squeeze=False)
     for ax, (place, recipe) in zip(axes[0], BODIES.items(), strict=True):
-        rows, own = curves[curves.place == place], {a2: looks[a2] | {"marker": ""} for a2 in recipe.a2}
+        rows, orders = curves[curves.place == place], f", {recipe.order} order"
+        own = {a2: looks[a2] | {"marker": "", "label": looks[a2]["label"] + orders} for a2 in recipe.a2}
         plots.curves(ax, rows, "iteration", "before", "a2", own, band="none", linestyle=":", lw=1, label="")
         plots.curves(ax, rows, "iteration", "after", "a2", own, band="range", linestyle="-")
         ends = rows[rows.iteration >= 0.9 * recipe.iterations][["before", "after"]].mean()
