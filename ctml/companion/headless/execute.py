@@ -46,6 +46,7 @@ def main(order: Order) -> int:
             kernel_name=KERNEL,
             cwd=str(order.source.parent),
             progress_bar=False,
+            start_timeout=1800,  # a busy machine, or a kernel that takes only idle cycles, is no dead kernel
             on_cell_start=lambda cell, cell_index: order.tell(cell=[cell_index + 1, cells]),
             km=kernel,
         )
