@@ -351,6 +351,32 @@ def landscape(
     ax.contour(x, y, loss(points), levels, colors="0.85", linewidths=0.7)
 
 
+def solutions(ax: "Axes", task: Any, start: Any, found: Mapping[float, Any]) -> None:
+    """Draw a task's inner problem in the plane with its solutions phi_nu: where they start, lie and point.
+
+    Args:
+        ax: where to draw.
+        task: one task with `support` and `query`, functions of points `(*points, 1, 2)`; its pull is 1.
+        start: theta, `(1, 2)`.
+        found: nu to phi_nu, `(1, 2)`, from the most negative to the most positive nu.
+    """
+    places = np.concatenate([np.asarray(start), *(np.asarray(phi) for phi in found.values())])
+    low, high = places.min(0) - 0.8, places.max(0) + 0.8
+    grid = np.meshgrid(np.linspace(low[0], high[0], 80), np.linspace(low[1], high[1], 80))
+    points = torch.tensor(np.stack(grid, -1))[..., None, :]
+    inner = task.support(points) + 0.5 * (points - start).square().sum(-1)
+    ax.contour(*grid, inner[..., 0], levels=9, colors="0.75", linewidths=0.8)
+    ax.contour(*grid, task.query(points)[..., 0], levels=9, colors="0.55", linewidths=0.6, linestyles=":")
+    ax.plot(*places[0], "k+", markersize=9)
+    ax.annotate(r"$\theta$", places[0], xytext=(6, 4), textcoords="offset points")
+    for nu, place in zip(found, places[1:], strict=True):
+        sign = r"\phi_0" if nu == 0 else rf"\phi_{{{'+' if nu > 0 else '-'}\nu}}"
+        ax.plot(*place, "o", color=style.COLOURS["fo_b_maml"])
+        ax.annotate(f"${sign}$", place, xytext=(6, 5), textcoords="offset points")
+    ax.annotate("", places[1], places[-1], arrowprops={"arrowstyle": "->", "color": style.COLOURS["fo_b_maml"]})
+    ax.set(xlabel=r"$\phi_1$", ylabel=r"$\phi_2$")
+
+
 def _interval(samples: np.ndarray) -> tuple[list[float], list[float]]:
     found = [interval(torch.tensor(row)) for row in samples]
     return [i.low for i in found], [i.high for i in found]

@@ -59,6 +59,8 @@ METHODS: dict[str, Method] = {
     "rk4": Method("RK4-MAML", "#AA4466", ">", "--"),
     "fo_b_maml": Method("FO-B-MAML", "#117733", "h"),
     "fo_b_maml_forward": Method("FO-B-MAML, forward", "#88CC66", "p", "--"),
+    "fo_b_maml_one_by_one": Method("FO-B-MAML, one by one", "#66BB55", "P", ":"),
+    "fo_b_maml_tangent": Method("FO-B-MAML, tangent", "#003D1A", "*", "-."),
     "paper": Method("the paper", "#000000", "+", "--"),
 }
 _UNLISTED: dict[str, Method] = {}  # methods that were asked for and are not listed, in the order of asking

@@ -39,6 +39,8 @@ METHODS: Mapping[str, tuple[type[Learner], Mapping[str, Any]]] = {
     "imaml": (IMAML, {}),
     "fo_b_maml": (FOBMAML, {"difference": "symmetric"}),
     "fo_b_maml_forward": (FOBMAML, {"difference": "forward"}),
+    "fo_b_maml_one_by_one": (FOBMAML, {"difference": "symmetric", "stacked": False}),
+    "fo_b_maml_tangent": (FOBMAML, {"difference": "symmetric", "tangent": True}),
     "rk2_half": (RKMAML, {"a2": Fraction(1, 2)}),
     "rk2_two_thirds": (RKMAML, {"a2": Fraction(2, 3)}),
     "rk2_three_quarters": (RKMAML, {"a2": Fraction(3, 4)}),

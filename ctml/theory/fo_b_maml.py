@@ -10,16 +10,19 @@ Invariants: float64 throughout; `take` picks tasks, so that several runs go thro
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ctml import rng
+from ctml.agreement import relative_error
 from ctml.checks import at_least, positive
-from ctml.inner_solvers import ClosedForm, InnerSolver, Newton, Objective, Solution, hessian
+from ctml.inner_solvers import ClosedForm, GradientDescent, InnerSolver, Iteration, Newton, Objective, Solution, hessian
+from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
-from ctml.learners.proximal import Estimate, gradient_of, solve_inner
+from ctml.learners.proximal import Estimate, Perturbed, gradient_of, solve_inner
 from ctml.tasks.analytic import TaskTable, log_cosh, quadratic
 from ctml.theory.rates import Rate, power
 
@@ -160,6 +163,26 @@ class Inexact:
         return Solution(phi, exact.first_norm, exact.last_norm, exact.evaluations)
 
 
+class ExactThenDescend(GradientDescent):
+    """Solve the unperturbed problem in closed form; take K steps of gradient descent on the others."""
+
+    def solve(self, objective: Perturbed, start: Float[Tensor, "all d"]) -> Solution:
+        """Solve by the rule above."""
+        return super().solve(objective, start) if any(objective.nus) else ClosedForm().solve(objective, start)
+
+
+def neumann_series(
+    suite: QSuite, theta: Float[Tensor, "*tasks d"], *, lam: float, rate: float, steps: int
+) -> Float[Tensor, "tasks d"]:
+    """Return lam alpha sum_{k<K} (I - alpha H)^k grad f(phi_0): what K warm-started steps give as nu goes to 0."""
+    H = suite.A + lam * torch.eye(suite.A.shape[-1], dtype=suite.A.dtype)
+    term = _times(suite.B, suite.perturbed_solution(theta, lam, 0.0) - suite.b)
+    total = torch.zeros_like(term)
+    for _ in range(steps):
+        total, term = total + lam * rate * term, term - rate * _times(H, term)
+    return total
+
+
 @dataclass(frozen=True)
 class Constants:
     """What the bias bounds need to know of one task.
@@ -286,6 +309,56 @@ def descend(
         path.append(torch.stack([p.detach().clone() for p in thetas]))
         spent.append(spent[-1] + float(estimate.evaluations.double().mean()))
     return torch.stack(path), torch.tensor(spent)
+
+
+def warm_started(
+    suite: QSuite, theta: Float[Tensor, "*tasks d"], *, lam: float, rate: float, steps: int
+) -> Float[Tensor, "tasks d"]:
+    """Return the symmetric estimate, nu = 1e-5, whose perturbed solves take a few steps from the exact phi_0."""
+    options = {"lam": lam, "nu": 1e-5, "order": 2, "solver": ExactThenDescend(rate=rate, steps=steps)}
+    return perturbed_estimate(suite, theta, suite.n_tasks, warm_start=True, **options).gradient
+
+
+def best_error(
+    suite: QSuite,
+    *,
+    theta: Float[Tensor, " d"],
+    lam: float,
+    solver: Iteration,
+    deltas: Float[Tensor, " deltas"],
+    nus: Float[Tensor, " nus"],
+) -> Float[Tensor, " deltas"]:
+    """Return the symmetric estimate's least relative error over nu, the solver stopped at |grad h| <= delta."""
+    exact = suite.meta_gradient(theta, lam)
+
+    def error(nu: float, delta: float) -> float:
+        options = {"lam": lam, "nu": nu, "solver": replace(solver, tolerance=delta)}
+        return relative_error(perturbed_estimate(suite, theta, suite.n_tasks, **options).gradient, exact)
+
+    return torch.tensor([min(error(nu, delta) for nu in nus.tolist()) for delta in deltas.tolist()]).double()
+
+
+def displaced_errors(
+    suite: QSuite,
+    theta: Float[Tensor, " d"],
+    *,
+    lam: float,
+    order: int,
+    deltas: Float[Tensor, " deltas"],
+    nus: Float[Tensor, " nus"],
+    draws: int,
+    seed: int,
+) -> Float[Tensor, "deltas nus"]:
+    """Return the relative error of the estimate, exact solutions displaced by delta, over all tasks and noise draws."""
+    many = suite.take(torch.arange(suite.n_tasks).repeat(draws))
+    exact = many.meta_gradient(theta, lam)
+    grid = []
+    for delta in deltas.tolist():
+        solver = Inexact(ClosedForm(), delta, rng.generator(seed, f"inner errors {delta:.0e}"))
+        for nu in nus.tolist():
+            found = perturbed_estimate(many, theta, many.n_tasks, lam=lam, nu=nu, order=order, solver=solver)
+            grid.append(relative_error(found.gradient, exact))
+    return torch.tensor(grid, dtype=torch.float64).view(len(deltas), len(nus))
 
 
 def tuned_bias_slope(errors: Float[Tensor, "deltas nus"], deltas: Float[Tensor, " deltas"]) -> Rate:

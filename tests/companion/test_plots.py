@@ -252,3 +252,22 @@ def test_regions_are_those_of_the_largest_score() -> None:
         assert picture[75, 5, 3] > picture[75, 60, 3] > picture[75, 74, 3]  # surest far from the border
     assert [ax.get_title() for ax in figure.axes] == ["there", "and back"]
     plt.close(figure)
+
+
+def test_solutions_of_a_task_are_drawn_where_they_lie(ax) -> None:
+    class Bowl:
+        def support(self, points):
+            return points.square().sum(-1)
+
+        def query(self, points):
+            return (points - 1).square().sum(-1)
+
+    found = {nu: torch.tensor([[nu, 2 * nu]]) for nu in (-0.5, 0.0, 0.5)}
+    plots.solutions(ax, Bowl(), torch.tensor([[3.0, 3.0]]), found)
+    drawn = [tuple(line.get_xydata()[0]) for line in ax.lines]
+    assert drawn == [(3.0, 3.0), (-0.5, -1.0), (0.0, 0.0), (0.5, 1.0)]
+    named = {text.get_text(): tuple(text.xy) for text in ax.texts if text.get_text()}
+    assert named[r"$\phi_{-\nu}$"] == (-0.5, -1.0)
+    assert named[r"$\phi_{+\nu}$"] == (0.5, 1.0)
+    (arrow,) = (text for text in ax.texts if not text.get_text())
+    assert (tuple(arrow.xy), tuple(arrow.xyann)) == ((-0.5, -1.0), (0.5, 1.0))

@@ -35,13 +35,15 @@ BY_HAND = {
     "imaml": (IMAML, PROXIMAL),
     "fo_b_maml": (FOBMAML, {**PROXIMAL, "nu": 0.1, "difference": "symmetric"}),
     "fo_b_maml_forward": (FOBMAML, {**PROXIMAL, "nu": 0.1, "difference": "forward"}),
+    "fo_b_maml_one_by_one": (FOBMAML, {**PROXIMAL, "nu": 0.1, "stacked": False}),
+    "fo_b_maml_tangent": (FOBMAML, {**PROXIMAL, "nu": 0.1, "tangent": True}),
     "rk2_half": (RKMAML, {**STEPS, "tableau": chain(3, Fraction(1, 2))}),
     "rk2_two_thirds": (RKMAML, {"inner_lr": 0.05, "tableau": rk2(Fraction(2, 3))}),
     "rk2_three_quarters": (RKMAML, {**STEPS, "tableau": chain(3, Fraction(3, 4))}),
     "rk3": (RKMAML, {"inner_lr": 0.05, "tableau": METHODS["rk3"][1]["tableau"]}),
     "rk4": (RKMAML, {"inner_lr": 0.05, "tableau": RK4}),
 }
-FIXED = {"order", "difference", "tableau"}
+FIXED = {"order", "difference", "tableau", "stacked", "tangent"}
 
 
 def network():

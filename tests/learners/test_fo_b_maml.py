@@ -20,7 +20,7 @@ from ctml.models import MLP
 from ctml.rng import generator
 from ctml.tasks import Sinusoid
 from ctml.theory import rates
-from ctml.theory.fo_b_maml import QSuite
+from ctml.theory.fo_b_maml import ExactThenDescend, QSuite, neumann_series
 
 LAM, TASKS, DIM = 1.0, 6, 5
 
@@ -79,11 +79,7 @@ def test_implicit_estimate_equals_the_closed_form(suite, theta):
 
 
 def test_one_warm_started_step_of_size_one_over_lam_is_fo_maml(suite, theta):
-    class FromExact(GradientDescent):
-        def solve(self, objective, start):
-            return ClosedForm().solve(objective, start) if not any(objective.nus) else super().solve(objective, start)
-
-    one_step = FromExact(rate=1 / LAM, steps=1)
+    one_step = ExactThenDescend(rate=1 / LAM, steps=1)
     fo_maml = fo_maml_estimate(suite, theta, TASKS, lam=LAM, solver=ClosedForm()).gradient
     assert relative(estimate(suite, theta, 1, 1e-5, one_step, warm_start=True), fo_maml) < 1e-9
     assert relative(fo_maml, suite.meta_gradient(theta, LAM)) > 0.1
@@ -93,18 +89,13 @@ def test_one_warm_started_step_of_size_one_over_lam_is_fo_maml(suite, theta):
 def test_warm_started_steps_are_a_truncated_neumann_series(suite, theta, steps):
     rate = 0.15
 
-    class FromExact(GradientDescent):
-        def solve(self, objective, start):
-            return ClosedForm().solve(objective, start) if not any(objective.nus) else super().solve(objective, start)
-
-    found = estimate(suite, theta, 2, 1e-5, FromExact(rate=rate, steps=steps), warm_start=True)
-    phi = suite.perturbed_solution(theta, LAM, 0.0)
-    term = torch.einsum("tde,te->td", suite.B, phi - suite.b)
+    found = estimate(suite, theta, 2, 1e-5, ExactThenDescend(rate=rate, steps=steps), warm_start=True)
     H = suite.A + LAM * torch.eye(DIM, dtype=torch.float64)
-    series = torch.zeros_like(term)
-    for _ in range(steps):
-        series, term = series + LAM * rate * term, term - rate * torch.einsum("tde,te->td", H, term)
+    slope = torch.einsum("tde,te->td", suite.B, suite.perturbed_solution(theta, LAM, 0.0) - suite.b)
+    powers = [torch.linalg.matrix_power(torch.eye(DIM, dtype=torch.float64) - rate * H, k) for k in range(steps)]
+    series = LAM * rate * torch.einsum("tde,te->td", torch.stack(powers).sum(0), slope)
     assert relative(found, series) < 1e-8
+    assert relative(neumann_series(suite, theta, lam=LAM, rate=rate, steps=steps), series) < 1e-12
 
 
 def test_gradients_are_counted(suite, theta):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ctml.inner_solvers import ClosedForm, hessian
+from ctml.inner_solvers import ClosedForm, GradientDescent, hessian
 from ctml.learners.fo_b_maml import perturbed_estimate
 from ctml.learners.imaml import implicit_estimate
 from ctml.learners.proximal import Estimate, Perturbed, fo_maml_estimate
@@ -15,7 +15,9 @@ from ctml.theory.fo_b_maml import (
     GSuite,
     Inexact,
     QSuite,
+    best_error,
     descend,
+    displaced_errors,
     exact_solution,
     exact_solver,
     generalized_smoothness,
@@ -165,3 +167,25 @@ def test_tuned_slope_reads_the_best_nu_of_each_delta():
     assert tuned_bias_slope(errors, deltas).value == pytest.approx(0.5, abs=1e-2)
     assert tuned_bias_slope(nus**2 + deltas[:, None] / nus, deltas).value == pytest.approx(2 / 3, abs=1e-2)
     assert rates.power(deltas, errors[:, 0]).value == pytest.approx(1.0, abs=0.1)
+
+
+def test_displaced_solutions_pay_delta_over_nu_and_exact_ones_the_truncation_alone():
+    suite = QSuite.draw(4, 5, generator(0, "q"))
+    theta = torch.ones(5, dtype=torch.float64)
+    nus, deltas = torch.tensor([1e-4, 1e-3], dtype=torch.float64), torch.tensor([1e-16, 1e-3], dtype=torch.float64)
+    errors = displaced_errors(suite, theta, lam=LAM, order=2, deltas=deltas, nus=nus, draws=50, seed=0)
+    assert errors[0].max() < 1e-6  # nothing but the truncation, of order nu^2
+    # two independent unit vectors are sqrt 2 apart: lam / 2 nu times that, over the length of the exact gradient
+    law = LAM * 1e-3 * 2**0.5 / (2 * nus) / suite.meta_gradient(theta, LAM).square().sum(1).mean().sqrt()
+    torch.testing.assert_close(errors[1], law, rtol=0.1, atol=0)
+
+
+def test_a_real_solver_errs_less_than_independent_errors_of_its_accuracy():
+    suite = QSuite.draw(4, 5, generator(0, "q"))
+    theta = torch.ones(5, dtype=torch.float64)
+    deltas, nus = torch.tensor([1e-7, 1e-5], dtype=torch.float64), torch.logspace(-4, -1, 7, dtype=torch.float64)
+    solver = GradientDescent(rate=1 / 6, steps=2000)
+    real = best_error(suite, theta=theta, lam=LAM, solver=solver, deltas=deltas, nus=nus)
+    independent = displaced_errors(suite, theta, lam=LAM, order=2, deltas=deltas, nus=nus, draws=20, seed=0).amin(1)
+    assert torch.all(real < 0.5 * independent)
+    assert real[0] < 0.1 * real[1]
