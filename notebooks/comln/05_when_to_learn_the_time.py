@@ -197,7 +197,7 @@ pd.concat(best, keys=["accuracy", "loss"]).reset_index(level=0, names="best").se
 # %%
 fig, axes = plt.subplots(2, 2, figsize=style.TALL, sharex=True)
 shades = plt.get_cmap("YlOrBr")(np.linspace(0.35, 0.9, len(config.steps)))
-looks = {k: {"color": c, "lw": 1, "label": f"{k} steps of T/{k}"} for k, c in zip(config.steps, shades, strict=True)}
+looks = {k: {"color": c, "lw": 1, "label": f"K = {k}"} for k, c in zip(config.steps, shades, strict=True)}
 looks["flow"] = style.method("comln").line(label="the flow", linewidth=2)
 for (top, bottom), k in zip(axes.T, (1, 5), strict=True):
     here = walked[(walked.shots == k) & ~walked.bias]
@@ -205,12 +205,12 @@ for (top, bottom), k in zip(axes.T, (1, 5), strict=True):
     plots.lines(bottom, here, "T", "loss", "K", looks)
     top.set(xscale="log", ylabel="accuracy (%)", title=f"{k}-shot: few steps cannot go far")
     bottom.set(xlabel=r"adaptation time $T=K\alpha$", ylabel="test loss", ylim=(0.95 * here["loss"].min(), 2))
-axes[0, 0].legend(fontsize="small")
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 study.figure(
     fig,
     "how_far_and_in_how_many_strides",
     f"{NAME}, 5-way, features of one pretrained Conv-4, heads that start at zero; {config.tasks} test tasks, the same for all. "
-    "Every line is ANIL's walk in so many steps, stretched; the thick one is the flow. Ours.",
+    "Every thin line is ANIL's walk in K steps of T/K; the thick one is the flow. Ours.",
 )
 
 # %% [markdown]

@@ -169,11 +169,13 @@ for (state, taken, derivative), rows in costs.groupby(["state", "steps taken", "
     colour, marker = LOOKS[derivative]
     line = {"color": "k" if state == "W" else style.COLOURS[colour], "ls": "--" if taken == "fixed" else "-"}
     for ax, what in zip(axes, ("MiB", "ms"), strict=True):
-        ax.plot(rows["K"], rows[what], marker=marker, **line, label=f"{state}, {taken}, {derivative}")
-        ax.set(xscale="log", yscale="log", xlabel="inner gradient steps (T = 0.01 of them)")
+        ax.plot(rows["K"], rows[what], marker=marker, markersize=4, **line, label=f"{state}, {taken}, {derivative}")
+        ax.set(xscale="log", yscale="log", xlabel="inner gradient steps $K$, $T=0.01K$")
 axes[0].set(ylabel="memory (MiB)", title="small state and adaptive steps buy the memory")
+axes[0].set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+axes[0].minorticks_off()
 axes[1].set(ylabel="time (ms)", title="and the time")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=3.5)
 study.figure(
     fig,
     "decomposition",
