@@ -371,10 +371,17 @@ study.claim("fo_b_maml-d13", r2=lines.r2.values, descent=in_kappa("gradient desc
 # $\lambda(\theta-\phi_i)=\nabla\hat f_i(\phi_i)=\nabla f_i(\phi_i)$.
 #
 # ```python
-# suite = PROBLEMS["Q"][0]
+# import torch
+# from ctml.inner_solvers import ClosedForm
+# from ctml.learners.proximal import fo_maml_estimate, reptile_estimate
+# from ctml.rng import generator
+# from ctml.theory.fo_b_maml import QSuite
+#
+# suite = QSuite.draw(8, 10, generator(0, "Q 0"))
 # same, origin = QSuite(suite.A, suite.a, suite.A, suite.a), torch.zeros(10, dtype=torch.float64)
-# options = {"lam": lam, "solver": ClosedForm()}
-# reptile_estimate(same, origin, 8, **options).gradient - fo_maml_estimate(same, origin, 8, **options).gradient
+# options = {"lam": 1.0, "solver": ClosedForm()}
+# apart = reptile_estimate(same, origin, 8, **options).gradient - fo_maml_estimate(same, origin, 8, **options).gradient
+# assert apart.abs().max() < 1e-12
 # ```
 # </details>
 #
