@@ -244,7 +244,6 @@ for kind, colour in zip(NETWORKS, ("maml", "comln", "rk2"), strict=True):
 axes[2].set(xlabel=r"outer step $\beta$", title="order")
 axes[2].set_ylabel("distance to the flow / its length", fontsize="small")
 axes[2].legend(fontsize="x-small")
-fig.tight_layout()
 study.figure(
     fig,
     "networks",
@@ -328,7 +327,6 @@ for beta, look in ((2.0, "maml"), (12.0, "bi_maml"), (24.0, "comln")):
     axes[1, 1].plot(*path.T, **drawn, label=rf"$\beta={beta:g}$")
 axes[1, 1].set_title(r"MAML, $\alpha L=0.9$")
 axes[1, 1].legend(loc="upper left", frameon=True)
-fig.tight_layout()
 study.figure(
     fig,
     "landscape",

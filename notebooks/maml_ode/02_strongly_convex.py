@@ -196,7 +196,6 @@ axes[2].plot(clock[kept], rate[kept, 0], color=style.COLOURS["maml_flow"])
 axes[2].axhline(float(promised[0]), color="black", linestyle=":", label=r"$2\mu(1-\alpha L)^2$")
 axes[2].set(xlabel="ODE time from $w=8$", ylabel=r"$-\frac{d}{dt}\ln(F-f^*)$", ylim=(0, None))
 axes[2].legend()
-fig.tight_layout()
 study.figure(
     fig,
     "one_task",

@@ -210,7 +210,6 @@ for row, problem in zip(axes, PROBLEMS, strict=True):
         ax.set(xlabel=label, xlim=(0, 1.1 * ends * unit), title=problem, ylim=(1e-7, None))
     row[0].set_ylabel(r"$|\nabla F|$")
 axes[0, 0].legend(fontsize="small")
-fig.tight_layout()
 study.figure(
     fig,
     "descent",

@@ -49,7 +49,7 @@ from ctml.data.images import shrunk
 
 # %% tags=["parameters"]
 PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
-methods: list | None = None  # of those in section 3, as in ["maml", "comln"]
+methods: list[str] | None = None  # 1 or more, each maml | maml_five | fo_maml | anil | reptile | comln
 seeds: int | None = None  # >= 1: of each method
 meta_steps: int | None = None  # >= 1: outer steps
 norm: str | None = None  # transductive | support: which examples batch norm sees
