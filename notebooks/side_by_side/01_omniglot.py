@@ -59,9 +59,7 @@ from ctml.timing import in_turns
 # %% tags=["parameters"]
 PRESET = "quick"  # smoke | quick | long | paper: it holds wherever a value below is None
 dataset: str | None = None  # glyphs | omniglot | omniglot or glyphs
-methods: list[str] | None = (
-    None  # 1 or more, each maml | meta_sgd | rk2_three_quarters | bi_maml | fo_maml_one | fo_maml | anil | reptile | comln | imaml | fo_b_maml
-)
+methods: list[str] | None = None  # each *maml* | meta_sgd | rk2_three_quarters | anil | reptile | comln
 seeds: int | None = None  # >= 1: of each method
 ways: int | None = None  # >= 2: classes of a task
 shots: int | None = None  # >= 1: support images a class
