@@ -242,6 +242,8 @@ for kind, colour in zip(NETWORKS, ("maml", "comln", "rk2"), strict=True):
         label=f"{kind}: {rows['order'].mean():.2f}",
     )
 axes[2].set(xlabel=r"outer step $\beta$", title="order")
+axes[2].set_xticks(betas, [f"{float(beta):.2g}" for beta in betas], fontsize="x-small")
+axes[2].minorticks_off()
 axes[2].set_ylabel("distance to the flow / its length", fontsize="small")
 axes[2].legend(fontsize="x-small")
 study.figure(
