@@ -251,7 +251,10 @@ def name_lines(ax: "Axes", size: float = 8) -> None:
         ax: with its lines and its limits set; a line whose last points cannot be drawn is named at the last that can.
         size: of the letters, in points.
     """
-    ax.get_xlim(), ax.get_ylim()  # limits are worked out when asked for, and the places below follow from them
+    ax.get_xlim()  # limits are worked out when asked for, and the places below follow from them
+    ax.get_ylim()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
     ends: list[tuple[float, Any]] = []
     for line in ax.get_lines():
         points = ax.transAxes.inverted().transform(ax.transData.transform(np.asarray(line.get_xydata(), float)))
@@ -259,7 +262,7 @@ def name_lines(ax: "Axes", size: float = 8) -> None:
         if len(drawn) and not str(line.get_label()).startswith("_"):
             ends.append((float(np.clip(drawn[drawn[:, 0].argmax(), 1], 0, 1)), line))
     ends.sort(key=lambda end: end[0])
-    row = 1.25 * size / (72 * ax.get_figure(root=True).get_figheight() * ax.get_position().height)
+    row = 1.25 * size / (72 * figure.get_figheight() * ax.get_position().height)
     tall = [row * (1 + str(line.get_label()).count("\n")) for _, line in ends]
     places: list[float] = []
     for k, (height, _) in enumerate(ends):
