@@ -121,3 +121,9 @@ def end_with_parent(parent: int, *, at_once: bool) -> None:
     if os.getppid() != parent:
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Return the environment that holds the numerical libraries, each by a name of its own, to so many threads."""
+    libraries = ("OMP", "MKL", "OPENBLAS", "VECLIB", "NUMEXPR")
+    return {f"{library}_NUM_THREADS": str(threads) for library in libraries}

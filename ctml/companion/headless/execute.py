@@ -22,11 +22,10 @@ from ctml.companion import outside
 from ctml.companion.files import write_atomically
 from ctml.companion.headless.order import Order
 from ctml.companion.pairing import read_source, stable_ids
-from ctml.companion.processes import Ended, end_with_parent, peak_of_children
+from ctml.companion.processes import Ended, end_with_parent, peak_of_children, thread_limits
 
 KERNEL = "ctml"
 _SAID_IN_ONE_LINE = ("Refusal", "RunLost", "ClusterLost", "DataError", "ClaimError")
-_LIBRARIES = ("OMP", "MKL", "OPENBLAS", "VECLIB", "NUMEXPR")
 
 
 def main(order: Order) -> int:
@@ -141,7 +140,7 @@ def _prepare_kernel(order: Order) -> None:
     os.environ["JUPYTER_RUNTIME_DIR"] = str(order.scratch / "runtime")
     os.environ["IPYTHONDIR"] = str(order.scratch / "ipython")
     # sums depend on the number of threads, and results must not depend on the machine; runs state their own number
-    os.environ.update({f"{name}_NUM_THREADS": "1" for name in _LIBRARIES})
+    os.environ.update(thread_limits(1))
     os.environ["TQDM_DISABLE"] = "1"  # bars would be published with the notebook
     os.environ.pop("MPLBACKEND", None)  # agg in a shell would leave the notebook without its pictures
 

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from ctml.companion.processes import Ended, ended
+from ctml.companion.processes import Ended, ended, thread_limits
 from ctml.companion.runs.worker import Outcome
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from ctml.companion.runs.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
 )
-_LIBRARIES = ("OMP", "MKL", "OPENBLAS", "VECLIB", "NUMEXPR")  # each has its own name for the same setting
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class _Worker:
 
     def __init__(self, threads: int) -> None:
         self.connection, theirs = Pipe()
-        environment = {**os.environ, **{f"{name}_NUM_THREADS": str(threads) for name in _LIBRARIES}}
+        environment = {**os.environ, **thread_limits(threads)}
         with theirs:
             command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())]
             self.process = subprocess.Popen(
